@@ -1,0 +1,51 @@
+# make quick   set-up and the whole pipeline on scikit-learn's digits: CPU, minutes, no download of data
+# make test    set-up and all tests
+# make lint    formatters, linters and the type checker
+PYTHON ?= python3
+BIN := $(CURDIR)/.venv/bin
+export PATH := $(BIN):$(PATH)
+
+.PHONY: setup quick test lint format generated lock clean
+
+setup: .venv/ready
+
+# the stamp comes last, so that a set-up cut short is made again
+.venv/ready: requirements.lock pyproject.toml
+	$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "Python 3.11 or newer is needed: make PYTHON=python3.12 setup")'
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	touch $@
+
+quick: setup
+	snakemake --cores 2 --quiet rules -- quick
+	spiking-diffusion report --suite quick
+	@cat results/tables/quick.md
+
+test: setup
+	python -m pytest
+
+lint: setup
+	ruff check .
+	ruff format --check .
+	snakefmt --check Snakefile workflow
+	mypy
+	snakemake --lint
+
+format: setup
+	ruff check --fix .
+	ruff format .
+	snakefmt Snakefile workflow
+
+# files that are generated from the package and params.yaml
+generated: setup
+	spiking-diffusion dvc > dvc.yaml
+	spiking-diffusion schema > workflow/schemas/params.schema.json
+
+# needs uv; the lock names no index, so that any mirror serves it
+lock:
+	uv pip compile pyproject.toml --extra dev --universal --python-version 3.11 --generate-hashes \
+	  --no-emit-index-url --no-header --no-annotate -o requirements.lock
+
+clean:
+	rm -rf results/* work logs benchmarks .snakemake

@@ -1,0 +1,34 @@
+# Spiking-Diffusion: `snakemake --cores 8 all` makes every table and figure of the paper, `snakemake quick`
+# the small tour. Rules call the command line `spiking-diffusion`; params.yaml holds every setting.
+from snakemake.utils import min_version
+
+min_version("9.27")
+
+
+include: "workflow/rules/common.smk"
+include: "workflow/rules/data.smk"
+include: "workflow/rules/vqsvae.smk"
+include: "workflow/rules/tokens.smk"
+include: "workflow/rules/sdid.smk"
+include: "workflow/rules/fsvae.smk"
+include: "workflow/rules/evaluate.smk"
+include: "workflow/rules/report.smk"
+
+
+report: "workflow/report/workflow.rst"
+
+
+rule all:
+    default_target: True
+    input:
+        [suite_outputs(suite) for suite in params.suites if not suite.endswith("quick")],
+
+
+# every suite is a target of its own: `snakemake quick`, `snakemake table1`
+for suite in params.suites:
+
+    rule:
+        name:
+            suite
+        input:
+            suite_outputs(suite),

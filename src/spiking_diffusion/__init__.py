@@ -1,0 +1,7 @@
+"""Spiking-Diffusion: vector-quantised discrete diffusion made of spiking neurons.
+
+Shapes throughout the package: images ``(B, C, H, W)`` in [0, 1], spike trains time first ``(T, B, C, H, W)``
+in {0, 1}, tokens ``(B, H, W)`` int64 in [0, K), with K itself for [MASK].
+"""
+
+__version__ = "0.1.0"

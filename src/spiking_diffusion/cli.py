@@ -1,0 +1,210 @@
+"""The command line: one sub-command per stage of the pipeline.
+
+Every command works on the project's folder: it reads ``params.yaml`` and writes below ``results/``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from spiking_diffusion import __version__
+from spiking_diffusion.config import Params, RunSettings, load_params, unknown
+from spiking_diffusion.errors import UserError
+from spiking_diffusion.reporting.layout import FIGURES
+
+# Modules that import torch are imported inside the commands: `--help` and bad input answer at once.
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The parser, with the help that a newcomer reads."""
+    common = argparse.ArgumentParser(add_help=False)
+    common.add_argument(
+        "--params", default="params.yaml", metavar="FILE", help="settings of everything (default: params.yaml)"
+    )
+    device = argparse.ArgumentParser(add_help=False)
+    device.add_argument(
+        "--device", choices=["auto", "cpu", "cuda"], help="where to compute (default: `device` in params.yaml)"
+    )
+    on_run = argparse.ArgumentParser(add_help=False)
+    on_run.add_argument(
+        "--run", required=True, metavar="RUN", help="a name under `runs:` or `baselines:` in params.yaml"
+    )
+    on_dataset = argparse.ArgumentParser(add_help=False)
+    on_dataset.add_argument(
+        "--dataset", required=True, metavar="DATASET", help="a name under `datasets:` in params.yaml"
+    )
+    on_suite = argparse.ArgumentParser(add_help=False)
+    on_suite.add_argument("--suite", required=True, metavar="SUITE", help="a name under `suites:` in params.yaml")
+
+    parser = argparse.ArgumentParser(
+        prog="spiking-diffusion",
+        description="Train, sample and measure spiking generative models. Each command is one stage of the pipeline; "
+        "`snakemake --cores 8 all` runs them all in order.",
+    )
+    parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    def command(
+        name: str, text: str, *parents: argparse.ArgumentParser, into: argparse._SubParsersAction | None = None
+    ) -> argparse.ArgumentParser:
+        return (into or commands).add_parser(
+            name, help=text, description=text[0].upper() + text[1:] + ".", parents=[common, *parents]
+        )
+
+    command("fetch", "download and verify a dataset -> results/data/DATASET.npz", on_dataset)
+    train = commands.add_parser(
+        "train", help="train a model", description="Train a model; an interrupted training goes on where it was."
+    )
+    models = train.add_subparsers(dest="model", required=True, metavar="MODEL")
+    command("vqsvae", "train the VQ-SVAE of a run: images <-> tokens", on_run, device, into=models)
+    command("sdid", "train the SDID of a run: the diffusion model of its tokens", on_run, device, into=models)
+    command("fsvae", "train the FSVAE baseline of a run", on_run, device, into=models)
+    command(
+        "classifier",
+        "train the classifier of a dataset, whose features FID and KID use",
+        on_dataset,
+        device,
+        into=models,
+    )
+    command("encode", "turn a run's images into tokens -> results/tokens/RUN.npz", on_run, device)
+    sample = command(
+        "sample", "draw images from a trained run -> results/samples/RUN.npz, or a picture", on_run, device
+    )
+    sample.add_argument(
+        "-n", type=int, metavar="N", help="how many images (default: `sample.n` of the run; 64 with --out)"
+    )
+    sample.add_argument(
+        "--out", type=Path, metavar="FILE.png", help="write a picture of the images here and nothing else"
+    )
+    command("evaluate", "measure a run's reconstructions and samples -> results/metrics/RUN.json", on_run, device)
+    command("table", "put the metrics of a suite side by side -> results/tables/SUITE.csv", on_suite)
+    figure = command("figure", "draw a figure of a suite -> results/figures/SUITE-KIND.png, .svg and .pdf", on_suite)
+    figure.add_argument("kind", choices=FIGURES, help="what to draw")
+    command("report", "collect tables, figures and settings of a finished suite -> results/report.html", on_suite)
+    command("show", "print the complete setting of a run as JSON", on_run)
+    command("dvc", "print dvc.yaml, the same pipeline for DVC")
+    command("schema", "print the JSON schema of params.yaml")
+    return parser
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run a command; the exit code is 0, or 2 after one sentence on stderr about what the user can mend."""
+    args = build_parser().parse_args(argv)
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    try:
+        _run(args)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("interrupted: the same command goes on from the last epoch", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return 0
+
+
+def _run(args: argparse.Namespace) -> None:
+    if args.command == "schema":
+        print(json.dumps(Params.model_json_schema(), indent=2, sort_keys=True))
+        return
+    params = load_params(args.params)
+    if "suite" in args and args.suite not in params.suites:
+        raise UserError(f"there is no suite {args.suite!r}: {unknown('suite', args.suite, params.suites)}")
+    if "dataset" in args:
+        params.dataset(args.dataset)
+    run = params.resolve(args.run) if "run" in args else None
+    match args.command:
+        case "show":
+            assert run
+            print(json.dumps(run.model_dump(), indent=2))
+        case "dvc":
+            from spiking_diffusion.projection import dvc_yaml
+
+            print(dvc_yaml(params), end="")
+        case "fetch":
+            from spiking_diffusion.data.fetch import fetch
+
+            print(fetch(params, args.dataset))
+        case "table":
+            from spiking_diffusion.reporting.tables import make_table
+
+            print(make_table(params, args.suite).with_suffix(".md").read_text(), end="")
+        case "figure":
+            from spiking_diffusion.reporting.figures import make_figure
+
+            print(make_figure(params, args.suite, args.kind))
+        case "report":
+            _report(args.suite)
+        case _:
+            _on_device(args, params, run)
+
+
+def _on_device(args: argparse.Namespace, params: Params, run: RunSettings | None) -> None:
+    """The commands that compute with torch."""
+    from spiking_diffusion.training.devices import pick_device
+
+    device = pick_device(args.device or params.device)
+    if run is None:
+        from spiking_diffusion.metrics.classifier import train_classifier
+
+        print(train_classifier(params, args.dataset, device))
+        return
+    fsvae = args.command == "train" and args.model == "fsvae"
+    if args.command in ("train", "encode") and fsvae != (run.model == "fsvae"):
+        raise UserError(
+            f"{run.name!r} is a {run.model} run: "
+            f"{'name a baseline' if fsvae else 'name a run under runs:'} in params.yaml for this command"
+        )
+    match args.command, getattr(args, "model", None):
+        case "train", "vqsvae":
+            from spiking_diffusion.training.vqsvae import train_vqsvae
+
+            print(train_vqsvae(params, run, device))
+        case "train", "sdid":
+            from spiking_diffusion.training.sdid import train_sdid
+
+            print(train_sdid(params, run, device))
+        case "train", "fsvae":
+            from spiking_diffusion.training.fsvae import train_fsvae
+
+            print(train_fsvae(params, run, device))
+        case "encode", _:
+            from spiking_diffusion.training.tokens import encode_run
+
+            print(encode_run(params, run, device))
+        case "sample", _:
+            from spiking_diffusion.training.sample import sample_picture, sample_run
+
+            if args.n is not None and args.n < 1:
+                raise UserError(f"-n is {args.n}: ask for at least one image")
+            if args.n is not None and args.out is None:
+                raise UserError(
+                    "-n without --out would make results/samples differ from params.yaml: add --out FILE.png, "
+                    "or change sample.n of the run"
+                )
+            print(sample_picture(run, args.n or 64, args.out, device) if args.out else sample_run(params, run, device))
+        case "evaluate", _:
+            from spiking_diffusion.metrics.evaluate import evaluate_run
+
+            print(evaluate_run(params, run, device).read_text(), end="")
+
+
+def _report(suite: str) -> None:
+    """Let Snakemake write its report on the targets of a suite."""
+    command = ["snakemake", suite, "--cores", "1", "--report", "results/report.html"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode:
+        tail = " ".join(done.stderr.split()[-40:])
+        raise UserError(f"snakemake could not write the report ({tail}): run `snakemake --cores all {suite}` first")
+    print("results/report.html")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

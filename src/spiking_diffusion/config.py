@@ -1,0 +1,413 @@
+"""Every knob of the project: the classes behind ``params.yaml``.
+
+``load_params("params.yaml")`` reads and checks the whole file, every run included, before anything runs.
+``Params.resolve(run)`` merges a run's own lines over its recipe and returns the complete setting.
+
+The classes are strict and frozen and refuse unknown keys: there is no hidden default, a key that is
+missing from the file is an error. ``spiking-diffusion schema`` prints the JSON schema made from them.
+"""
+
+from __future__ import annotations
+
+import difflib
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, model_validator
+from ruamel.yaml import YAML
+from ruamel.yaml.error import YAMLError as RuamelError
+
+from spiking_diffusion.errors import UserError
+
+Name = Annotated[str, StringConstraints(pattern=r"^[a-z0-9]+(-[a-z0-9]+)*$", max_length=64)]
+Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
+Count = Annotated[int, Field(ge=1)]
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+TimeConstant = Annotated[float, Field(ge=1, allow_inf_nan=False)]
+Unit = Annotated[float, Field(ge=0, le=1)]
+BelowOne = Annotated[float, Field(ge=0, lt=1)]
+
+
+class Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+# --- datasets -------------------------------------------------------------------------------------------
+
+
+class RemoteFile(Section):
+    """One file of a dataset: its name, where it can be had, and what its bytes must hash to."""
+
+    name: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
+    urls: list[Annotated[str, StringConstraints(pattern=r"^https?://")]]
+    sha256: Sha256
+
+
+class Split(Section):
+    """How many images are set aside by ``seed``: ``validation`` out of the training images, and
+    ``test`` where the dataset brings no test set of its own (0 otherwise)."""
+
+    validation: Count
+    test: Annotated[int, Field(ge=0)]
+    seed: int
+
+
+class Dataset(Section):
+    """Where images come from. ``shape`` is (channels, height, width); pixels are uint8."""
+
+    title: str
+    format: Literal["digits", "idx", "emnist-zip", "cifar-bin"]
+    shape: Annotated[list[Count], Field(min_length=3, max_length=3)]
+    classes: Count
+    split: Split
+    licence: str
+    citation: str
+    files: dict[str, RemoteFile]
+
+    @model_validator(mode="after")
+    def _check(self) -> Dataset:
+        if any(side % 4 for side in self.shape[1:]):
+            raise ValueError("height and width must be divisible by 4: the encoder halves both twice")
+        roles = {
+            "digits": set(),
+            "idx": {"train_images", "train_labels", "test_images", "test_labels"},
+            "emnist-zip": {"archive"},
+            "cifar-bin": {"archive"},
+        }[self.format]
+        if set(self.files) != roles:
+            raise ValueError(f"format {self.format} needs files {sorted(roles)}, found {sorted(self.files)}")
+        return self
+
+
+# --- recipes --------------------------------------------------------------------------------------------
+
+
+class Neuron(Section):
+    """LIF neuron, Eq. 1-3 of the paper, and its surrogate gradient. ``tau`` is in time steps."""
+
+    tau: Annotated[float, Field(gt=1, allow_inf_nan=False)]
+    v_threshold: Positive
+    v_reset: Annotated[float, Field(allow_inf_nan=False)]
+    surrogate: Literal["atan"]
+    alpha: Positive
+    detach_reset: bool
+
+    @model_validator(mode="after")
+    def _check(self) -> Neuron:
+        if self.v_reset >= self.v_threshold:
+            raise ValueError("v_reset must be below v_threshold, or every step would be a spike")
+        return self
+
+
+class Train(Section):
+    """AdamW. ``threads`` is fixed by the recipe because the order of a sum, and so its last bits, depends on it."""
+
+    epochs: Count
+    batch_size: Annotated[int, Field(ge=2)]
+    lr: Positive
+    schedule: Literal["constant", "cosine"]
+    betas: Annotated[list[BelowOne], Field(min_length=2, max_length=2)]
+    weight_decay: Annotated[float, Field(ge=0, allow_inf_nan=False)]
+    threads: Count
+
+
+class Codebook(Section):
+    """K codes (Eq. 7-8). ``decay`` and ``restart_dead`` belong to ``update: ema``."""
+
+    size: Annotated[int, Field(ge=2, le=65535)]
+    init: Literal["normal", "uniform"]
+    update: Literal["gradient", "ema"]
+    decay: BelowOne
+    restart_dead: bool
+
+    @model_validator(mode="after")
+    def _check(self) -> Codebook:
+        if self.restart_dead and self.update != "ema":
+            raise ValueError("restart_dead needs update: ema, which counts how often a code is used")
+        return self
+
+
+class VQSVAE(Section):
+    """VQ-SVAE, Sec. 2.2. ``T`` is T_s, ``k`` the weight of Eq. 6: "
+    "``learned`` from ``k_init`` or a number held fixed."""
+
+    T: Count
+    channels: Annotated[list[Count], Field(min_length=2, max_length=2)]
+    code_dim: Count
+    tau_syn: TimeConstant
+    k: Literal["learned"] | Unit
+    k_init: Unit
+    codebook: Codebook
+    beta: Annotated[float, Field(ge=0, allow_inf_nan=False)]
+    straight_through: Literal["spikes", "embedding"]
+    output_decay: Annotated[float, Field(gt=0, le=1)]
+    train: Train
+
+
+class SDID(Section):
+    """Spiking diffusion image decoder, Sec. 2.3, and its training by the 1/t-weighted bound of Eq. 14."""
+
+    T: Count
+    channels: Annotated[list[Count], Field(min_length=1)]
+    embed_dim: Count
+    loss: Literal["elbo"]
+    train: Train
+
+
+class ScheduledSampling(Section):
+    """From ``from_step`` on, the prior sees its own guess with a probability rising from ``start`` to ``end``."""
+
+    start: Unit
+    end: Unit
+    from_step: Annotated[int, Field(ge=0)]
+
+
+class FSVAE(Section):
+    """FSVAE (Kamata et al. 2022) with the encoder and decoder of VQ-SVAE."""
+
+    T: Count
+    channels: Annotated[list[Count], Field(min_length=2, max_length=2)]
+    code_dim: Count
+    latent_dim: Count
+    k: Count
+    tau_syn: TimeConstant
+    output_decay: Annotated[float, Field(gt=0, le=1)]
+    scheduled_sampling: ScheduledSampling
+    train: Train
+
+
+class Sample(Section):
+    """How images are drawn. ``temperature`` divides the logits of SDID; FSVAE has none."""
+
+    n: Annotated[int, Field(ge=2)]
+    batch_size: Count
+    sampler: Literal["ancestral"]
+    temperature: Positive
+    threads: Count
+
+
+class Evaluate(Section):
+    """Protocols and the KID's subsets, which shrink to the number of images where there are fewer."""
+
+    protocols: Annotated[list[Literal["classifier"]], Field(min_length=1)]
+    batch_size: Count
+    kid_subset_size: Annotated[int, Field(ge=2)]
+    kid_subsets: Count
+    threads: Count
+
+
+class Recipe(Section):
+    """A complete setting of every model; a run picks one and may override any key."""
+
+    seed: Annotated[int, Field(ge=0)]
+    neuron: Neuron
+    vqsvae: VQSVAE
+    sdid: SDID
+    fsvae: FSVAE
+    sample: Sample
+    evaluate: Evaluate
+
+
+class Classifier(Section):
+    """The small CNN whose features the ``classifier`` protocol compares; one per dataset."""
+
+    seed: Annotated[int, Field(ge=0)]
+    channels: Annotated[list[Count], Field(min_length=2, max_length=2)]
+    features: Count
+    steps: Count
+    batch_size: Annotated[int, Field(ge=2)]
+    lr: Positive
+    threads: Count
+
+
+# --- runs and suites ------------------------------------------------------------------------------------
+
+
+class Run(BaseModel):
+    """A named experiment: a dataset, a recipe, and overrides laid out like the recipe itself."""
+
+    model_config = ConfigDict(extra="allow", frozen=True, strict=True)
+
+    dataset: Name
+    recipe: Name
+
+
+Model = Literal["spiking-diffusion", "fsvae"]
+
+
+class RunSettings(Section):
+    """A run with nothing left open."""
+
+    name: Name
+    model: Model
+    dataset_name: Name
+    dataset: Dataset
+    recipe_name: Name
+    recipe: Recipe
+
+
+class Params(Section):
+    """The whole of ``params.yaml``."""
+
+    device: Literal["auto", "cpu", "cuda"]
+    datasets: dict[Name, Dataset]
+    classifier: Classifier
+    recipes: dict[Name, Recipe]
+    runs: dict[Name, Run]
+    baselines: dict[Name, Run]
+    suites: dict[Name, Annotated[list[Name], Field(min_length=1)]]
+
+    @model_validator(mode="after")
+    def _check(self) -> Params:
+        both = set(self.runs) & set(self.baselines)
+        if both:
+            raise ValueError(f"{sorted(both)[0]!r} names a run and a baseline; their files would collide, rename one")
+        for name in self.all_runs:
+            self.resolve(name)
+        for suite, names in self.suites.items():
+            for name in names:
+                if name not in self.all_runs:
+                    raise UserError(f"suites.{suite} lists {name!r}, {unknown('run', name, self.all_runs)}")
+            if len(set(names)) != len(names):
+                raise UserError(f"suites.{suite} lists a run twice: name each run once")
+        return self
+
+    @property
+    def all_runs(self) -> dict[str, Run]:
+        """Runs and baselines by name."""
+        return {**self.runs, **self.baselines}
+
+    def section_of(self, name: str) -> Literal["runs", "baselines"]:
+        """The section of ``params.yaml`` in which a run stands. Raises UserError for an unknown run."""
+        if name in self.runs:
+            return "runs"
+        if name in self.baselines:
+            return "baselines"
+        raise UserError(f"there is no run {name!r}: {unknown('run', name, self.all_runs)}")
+
+    def dataset(self, name: str) -> Dataset:
+        """A dataset's entry. Raises UserError for an unknown name."""
+        if name not in self.datasets:
+            raise UserError(f"there is no dataset {name!r}: {unknown('dataset', name, self.datasets)}")
+        return self.datasets[name]
+
+    def resolve(self, name: str) -> RunSettings:
+        """The complete setting of a run: its recipe with the run's own lines on top.
+
+        Raises UserError for an unknown run, dataset or recipe and for an override that does not fit.
+        """
+        where = f"{self.section_of(name)}.{name}"
+        run = self.all_runs[name]
+        if run.dataset not in self.datasets:
+            raise UserError(f"{where}.dataset is {run.dataset!r}, {unknown('dataset', run.dataset, self.datasets)}")
+        if run.recipe not in self.recipes:
+            raise UserError(f"{where}.recipe is {run.recipe!r}, {unknown('recipe', run.recipe, self.recipes)}")
+        merged = _merge(self.recipes[run.recipe].model_dump(), run.model_extra or {})
+        try:
+            recipe = Recipe.model_validate(merged)
+        except ValidationError as error:
+            raise UserError(_sentence(error, where)) from None
+        return RunSettings(
+            name=name,
+            model="spiking-diffusion" if name in self.runs else "fsvae",
+            dataset_name=run.dataset,
+            dataset=self.datasets[run.dataset],
+            recipe_name=run.recipe,
+            recipe=recipe,
+        )
+
+
+def _merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    both = {
+        k: _merge(base[k], v) if isinstance(base.get(k), Mapping) and isinstance(v, Mapping) else v
+        for k, v in over.items()
+    }
+    return {**base, **both}
+
+
+def unknown(kind: str, name: str, known: Mapping[str, Any]) -> str:
+    """A clause that helps a user who named something that is not there."""
+    near = difflib.get_close_matches(str(name), list(known), n=1)
+    return f"did you mean {near[0]!r}?" if near else f"no such {kind}; there are: {', '.join(sorted(known)) or 'none'}"
+
+
+# --- reading the file -----------------------------------------------------------------------------------
+
+
+def load_params(path: str | Path = "params.yaml") -> Params:
+    """Read and check ``params.yaml``. Raises UserError with one sentence for whatever is wrong in it."""
+    return check_params(read_yaml(path), str(path))
+
+
+def check_params(raw: Any, where: str = "params.yaml") -> Params:
+    """Check the already parsed content of ``params.yaml``."""
+    try:
+        return Params.model_validate(raw)
+    except ValidationError as error:
+        raise UserError(f"{where}: {_sentence(error, '')}") from None
+    except UserError as error:
+        raise UserError(f"{where}: {error}") from None
+
+
+def read_yaml(path: str | Path) -> Any:
+    """Parse a YAML file as Snakemake (YAML 1.1) and as DVC (YAML 1.2) do, and refuse it where they differ.
+
+    ``1e-3``, ``off`` and ``012`` are the usual cases; duplicate keys, too, which YAML 1.1 parsers accept.
+    """
+    try:
+        text = Path(path).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(
+            f"{path} cannot be read ({getattr(error, 'strerror', None) or error}): "
+            "run this in the project's folder or name the file with --params"
+        ) from None
+    try:
+        first, second = yaml.safe_load(text), YAML(typ="safe", pure=True).load(text)
+    except (yaml.YAMLError, RuamelError, ValueError) as error:
+        line = " ".join(str(error).split())
+        raise UserError(f"{path} is not valid YAML, mend it there: {line}") from None
+    difference = _first_difference(first, second, "")
+    if difference:
+        key, one, two = difference
+        raise UserError(
+            f"{path}: {key or 'the file'} is {one!r} to Snakemake but {two!r} to DVC: "
+            "write it plainly (0.001 for 1e-3, true or false, numbers without leading zeros)"
+        )
+    return first
+
+
+def _first_difference(a: Any, b: Any, where: str) -> tuple[str, Any, Any] | None:
+    if isinstance(a, dict) and isinstance(b, dict) and list(map(repr, a)) == list(map(repr, b)):
+        pairs = [(f"{where}.{k}".lstrip("."), a[k], b[k]) for k in a]
+    elif isinstance(a, list) and isinstance(b, list) and len(a) == len(b):
+        pairs = [(f"{where}[{i}]", x, y) for i, (x, y) in enumerate(zip(a, b, strict=True))]
+    else:
+        same = type(a) is type(b) and (a == b or (isinstance(a, float) and math.isnan(a) and math.isnan(b)))
+        return None if same else (where, a, b)
+    return next((d for key, x, y in pairs if (d := _first_difference(x, y, key))), None)
+
+
+def _sentence(error: ValidationError, where: str) -> str:
+    """The first complaint of pydantic as a sentence: the key, its value, what was expected."""
+    first, *rest = error.errors(include_url=False)
+    keys = [
+        str(part)
+        for part in first["loc"]
+        if part not in ("[key]", "float", "literal['learned']")
+        and not str(part).startswith(("constrained-", "function-"))
+    ]
+    key = ".".join(([where] if where else []) + keys)
+    more = f" (and {len(rest)} more)" if rest else ""
+    match first["type"]:
+        case "extra_forbidden":
+            text = f"{key} is not a key that exists: remove it or correct its spelling"
+        case "missing":
+            text = f"{key} is missing: add it, nothing has a hidden default"
+        case "value_error":
+            text = f"{key + ': ' if key else ''}{first['ctx']['error']}"
+        case _:
+            text = f"{key} is {first['input']!r}: {first['msg'][0].lower()}{first['msg'][1:]}"
+    return text + more

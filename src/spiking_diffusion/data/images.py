@@ -1,0 +1,69 @@
+"""A dataset in memory."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from spiking_diffusion.artifacts import damaged, read_npz
+
+SPLITS = ("train", "validation", "test")
+
+
+@dataclass(frozen=True)
+class ImageSet:
+    """``images[split]`` (N, C, H, W) uint8, ``labels[split]`` (N,) int64, for train, validation and test."""
+
+    images: dict[str, Tensor]
+    labels: dict[str, Tensor]
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """(channels, height, width)."""
+        channels, height, width = self.images["train"].shape[1:]
+        return channels, height, width
+
+    def variance(self) -> float:
+        """Variance of the training images' pixels in [0, 1], one number over all of them."""
+        counts = torch.bincount(self.images["train"].flatten(), minlength=256).double()  # exact, and in one pass
+        values = torch.arange(256, dtype=torch.float64) / 255
+        p = counts / counts.sum()
+        return float((p * values**2).sum() - (p * values).sum() ** 2)
+
+
+def load_images(path: Path) -> ImageSet:
+    """Read ``results/data/{dataset}.npz``. Raises UserError if it is missing or not what ``fetch`` writes."""
+    arrays = read_npz(path)
+    images, labels = {}, {}
+    for split in SPLITS:
+        x, y = arrays.get(f"{split}_images"), arrays.get(f"{split}_labels")
+        if x is None or y is None or x.dtype != np.uint8 or x.ndim != 4 or len(x) != len(y) or not len(x):
+            raise damaged(path, f"no valid {split} images and labels in it")
+        images[split] = torch.from_numpy(x)
+        labels[split] = torch.from_numpy(y.astype(np.int64))
+    return ImageSet(images, labels)
+
+
+def to_unit(images: Tensor) -> Tensor:
+    """uint8 -> float32 in [0, 1]."""
+    return images.float() / 255
+
+
+def to_uint8(images: Tensor) -> Tensor:
+    """Float in [0, 1] -> uint8, rounded to nearest."""
+    return (images * 255).round().clamp(0, 255).to(torch.uint8)
+
+
+def grid(images: np.ndarray, columns: int, gap: int = 1) -> np.ndarray:
+    """Images (N, C, H, W) uint8 -> one picture (rows, columns[, 3]) uint8, light grey where there is none."""
+    n, channels, height, width = images.shape
+    rows = -(-n // columns)
+    picture = np.full((rows * (height + gap) - gap, columns * (width + gap) - gap, channels), 200, np.uint8)
+    for i, image in enumerate(images):
+        y, x = i // columns * (height + gap), i % columns * (width + gap)
+        picture[y : y + height, x : x + width] = image.transpose(1, 2, 0)
+    return picture[..., 0] if channels == 1 else picture

@@ -1,0 +1,63 @@
+"""The forward process with an absorbing state (Eq. 10-12) and the bound it is trained by (Eq. 14)."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+
+class AbsorbingDiffusion:
+    """``steps`` = T_d steps over ``size`` = K codes; the mask is token K.
+
+    A token still there at t-1 is masked at t with probability ``gamma_t = 1 / (T_d - t + 1)`` (Eq. 12),
+    so it is masked by t with probability t / T_d, and at T_d every token is.
+    """
+
+    def __init__(self, size: int, steps: int) -> None:
+        self.size = size
+        self.steps = steps
+        self.mask = size
+
+    def gamma(self, t: int) -> float:
+        """Probability of being masked at step t in 1..T_d (Eq. 12)."""
+        return 1 / (self.steps - t + 1)
+
+    def transition(self, t: int) -> Tensor:
+        """Q_t (Eq. 11), (K+1, K+1): row i holds q(h_t | h_{t-1} = i)."""
+        gamma = self.gamma(t)
+        q = torch.eye(self.size + 1) * (1 - gamma)
+        q[:, self.mask] = gamma
+        q[self.mask, self.mask] = 1
+        return q
+
+    def q_sample(self, tokens: Tensor, t: Tensor, generator: torch.Generator) -> Tensor:
+        """Draw h_t from q(h_t | h_0): each token masked with probability t / T_d.
+
+        tokens (B, h, w) in [0, K), t (B,) in 1..T_d -> (B, h, w) in [0, K].
+        """
+        p = (t / self.steps).view(-1, *[1] * (tokens.dim() - 1))
+        masked = torch.rand(tokens.shape, generator=generator, device=tokens.device) < p
+        return tokens.masked_fill(masked, self.mask)
+
+    def draw_t(self, batch: int, generator: torch.Generator, device: torch.device) -> Tensor:
+        """Steps (batch,), uniform on 1..T_d."""
+        return torch.randint(1, self.steps + 1, (batch,), generator=generator, device=device)
+
+    def bound(self, logits: Tensor, tokens: Tensor, noisy: Tensor, t: Tensor) -> Tensor:
+        """One-sample estimate of the bound of Eq. 14, in nats per token, (B,).
+
+        Eq. 14 is ``sum_t 1/t sum_masked -log p(h_0 | h_t)`` for the whole image; with one t drawn uniformly
+        from 1..T_d, its estimate divided by the T_d tokens is ``1/t sum_masked -log p``.
+        logits (B, K, h, w), tokens and noisy (B, h, w), t (B,).
+        """
+        # flat, because CUDA has no deterministic kernel for the (B, K, h, w) form
+        nll = F.cross_entropy(logits.movedim(1, -1).flatten(0, -2), tokens.flatten(), reduction="none").view_as(tokens)
+        return (nll * (noisy == self.mask)).flatten(1).sum(1) / t
+
+
+def bits(nats: float) -> float:
+    """Nats in bits."""
+    return nats / math.log(2)

@@ -1,0 +1,49 @@
+"""Drawing tokens from a trained denoiser (Fig. 1, step 3)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from spiking_diffusion.diffusion.absorbing import AbsorbingDiffusion
+
+Denoiser = Callable[[Tensor, Tensor], Tensor]
+
+
+@torch.no_grad()
+def sample_ancestral(
+    denoiser: Denoiser,
+    diffusion: AbsorbingDiffusion,
+    shape: tuple[int, int, int],
+    temperature: float,
+    generator: torch.Generator,
+    device: torch.device,
+    callback: Callable[[Tensor, Tensor], None] | None = None,
+) -> tuple[Tensor, int]:
+    """The paper's sampler: t = T_d..1, each token still masked at t is revealed with probability 1/t.
+
+    That makes the step at which a token is revealed uniform on 1..T_d, independently of the others, so all
+    of them are drawn first; a sample whose step reveals nothing needs no call of the network. Each round
+    takes every unfinished sample to its own next step t.
+
+    ``shape`` is (B, h, w). Returns tokens (B, h, w) in [0, K) and the number of network calls summed over
+    the samples. ``callback`` sees the tokens and steps (B,) after each round, e.g. to draw a trajectory.
+    """
+    batch, height, width = shape
+    tokens = torch.full((batch, height * width), diffusion.mask, device=device)
+    reveal_at = torch.randint(1, diffusion.steps + 1, tokens.shape, generator=generator, device=device)
+    calls = 0
+    while (masked := tokens == diffusion.mask).any():
+        t = torch.where(masked, reveal_at, 0).amax(1)  # (B,), 0 where the sample is finished
+        active = t.nonzero().squeeze(1)
+        logits = denoiser(tokens[active].view(-1, height, width), t[active])  # (A, K, h, w)
+        now = reveal_at[active] == t[active, None]  # (A, h*w)
+        p = (logits.flatten(2).movedim(1, 2)[now] / temperature).softmax(-1)  # (revealed, K)
+        drawn = torch.multinomial(p, 1, generator=generator).squeeze(1)
+        tokens[active] = tokens[active].masked_scatter(now, drawn)
+        calls += len(active)
+        if callback:
+            callback(tokens.view(shape), t)
+    return tokens.view(shape), calls

@@ -1,0 +1,79 @@
+"""FSVAE with the encoder and decoder of VQ-SVAE."""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from spiking_diffusion import config
+from spiking_diffusion.fsvae.latent import Posterior, Prior
+from spiking_diffusion.snn import SpikingDecoder, SpikingEncoder, layers, psp_distance
+
+
+class FSVAEOutput(NamedTuple):
+    """One pass, with what the loss needs."""
+
+    images: Tensor  # (B, C_in, H, W), not clamped
+    z: Tensor  # latent spikes (T, B, c)
+    q: Tensor  # candidate spikes of the posterior (T, B, c, k)
+    p: Tensor  # candidate spikes of the prior (T, B, c, k)
+
+
+class FSVAE(nn.Module):
+    """Spiking encoder -> Linear + LIF -> posterior -> latent spikes -> Linear + LIF -> spiking decoder.
+
+    ``image_shape`` is (C_in, H, W).
+    """
+
+    def __init__(self, settings: config.FSVAE, neuron: config.Neuron, image_shape: tuple[int, int, int]) -> None:
+        super().__init__()
+        self.settings = settings
+        c_in, height, width = image_shape
+        self.feature_shape = (settings.code_dim, height // 4, width // 4)
+        features, units = math.prod(self.feature_shape), settings.latent_dim
+        self.encoder = SpikingEncoder(neuron, c_in, settings.channels, settings.code_dim, settings.T)
+        self.into_latent = layers.linear(neuron, features, units)
+        self.posterior = Posterior(neuron, units, settings.k)
+        self.prior = Prior(neuron, units, settings.k)
+        self.out_of_latent = layers.linear(neuron, units, features)
+        self.decoder = SpikingDecoder(neuron, settings.code_dim, settings.channels, c_in, settings.output_decay)
+
+    def scheduled_probability(self, progress: float) -> float:
+        """Probability of scheduled sampling when ``progress`` in [0, 1] of the training is done."""
+        schedule = self.settings.scheduled_sampling
+        return schedule.start + (schedule.end - schedule.start) * progress
+
+    def forward(self, images: Tensor, progress: float, generator: torch.Generator) -> FSVAEOutput:
+        """Images (B, C_in, H, W) in [0, 1] through posterior and decoder; the prior looks on."""
+        x = self.into_latent(self.encoder(images).flatten(2))  # (T, B, c)
+        z, q = self.posterior(x, generator)
+        p = self.prior(z, self.scheduled_probability(progress), self.settings.scheduled_sampling.from_step, generator)
+        return FSVAEOutput(self._decode(z), z, q, p)
+
+    def reconstruct(self, images: Tensor, generator: torch.Generator) -> Tensor:
+        """Images (B, C_in, H, W) -> their reconstructions in [0, 1], by one draw from the posterior."""
+        x = self.into_latent(self.encoder(images).flatten(2))
+        return self._decode(self.posterior(x, generator)[0]).clamp(0, 1)
+
+    def sample(self, batch: int, generator: torch.Generator, device: torch.device) -> Tensor:
+        """Draw images (batch, C_in, H, W) in [0, 1] from the prior."""
+        return self._decode(self.prior.sample(batch, self.settings.T, generator, device)).clamp(0, 1)
+
+    def _decode(self, z: Tensor) -> Tensor:
+        return self.decoder(self.out_of_latent(z).unflatten(2, self.feature_shape))
+
+
+def fsvae_loss(out: FSVAEOutput, images: Tensor, settings: config.FSVAE) -> dict[str, Tensor]:
+    """MSE plus the squared PSP distance of posterior and prior, each averaged over its k candidates.
+
+    The published loss, with its weights of 1, for images (B, C, H, W) in [0, 1].
+    """
+    terms = {
+        "reconstruction": F.mse_loss(out.images, images),
+        "prior": psp_distance(out.q.mean(-1), out.p.mean(-1), settings.tau_syn),
+    }
+    return {"loss": sum(terms.values(), start=images.new_zeros(())), **terms}

@@ -1,0 +1,1 @@
+"""Measuring reconstructions and samples."""

@@ -1,0 +1,125 @@
+"""The ``evaluate`` stage: a run's reconstructions and samples -> one flat JSON of numbers."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from spiking_diffusion import artifacts, pipeline
+from spiking_diffusion.config import Params, RunSettings
+from spiking_diffusion.data.images import ImageSet, load_images, to_uint8, to_unit
+from spiking_diffusion.errors import UserError
+from spiking_diffusion.metrics.features import fid_and_kid
+from spiking_diffusion.metrics.reconstruction import mse, ssim_loss
+from spiking_diffusion.randomness import generator, make_deterministic
+from spiking_diffusion.training.devices import batches
+from spiking_diffusion.training.fsvae import load_fsvae
+from spiking_diffusion.training.sdid import bits_per_token, load_sdid
+from spiking_diffusion.training.tokens import load_tokens, load_vqsvae
+from spiking_diffusion.vqsvae.codebook import perplexity
+
+
+@torch.no_grad()
+def evaluate_run(params: Params, run: RunSettings, device: torch.device) -> Path:
+    """Measure a run and write ``results/metrics/{run}.json`` and its reconstructions of the test images."""
+    settings = run.recipe.evaluate
+    make_deterministic(settings.threads)
+    source, classifier, drawn = (
+        artifacts.data_path(run.dataset_name),
+        artifacts.classifier_path(run.dataset_name),
+        artifacts.samples_path(run.name),
+    )
+    data = load_images(source)
+    samples = artifacts.read_npz(drawn)
+    if "images" not in samples or samples["images"].shape[1:] != data.shape:
+        raise artifacts.damaged(drawn, f"no images of shape {data.shape} in it")
+    images = torch.from_numpy(samples["images"])
+    if run.model == "fsvae":
+        stage, inputs = "fsvae_evaluate", [artifacts.model_path(run.name, "fsvae")]
+        reconstructed, mean_mse, mean_ssim, own = _fsvae(run, data, device)
+    else:
+        stage = "evaluate"
+        inputs = [artifacts.model_path(run.name, model) for model in ("vqsvae", "sdid")] + [
+            artifacts.tokens_path(run.name)
+        ]
+        reconstructed, mean_mse, mean_ssim, own = _spiking_diffusion(run, data, device)
+
+    test, train, seed = data.images["test"], data.images["train"], run.recipe.seed
+    # as many real training images as test images: what a perfect model could hope for
+    floor = train[torch.randperm(len(train), generator=generator("cpu", seed, "floor"))[: len(test)]]
+    generated = fid_and_kid(images, test, classifier, settings, seed, device)
+    row: dict[str, Any] = {
+        "dataset": run.dataset_name,
+        "model": run.model,
+        "run": run.name,
+        "recipe": run.recipe_name,
+        "seed": seed,
+        "mse": mean_mse,
+        "ssim": mean_ssim,
+        **generated,
+        "features": "classifier",
+        "reconstruction_fid": fid_and_kid(reconstructed, test, classifier, settings, seed, device)["fid"],
+        "train_test_fid": fid_and_kid(floor, test, classifier, settings, seed, device)["fid"],
+        "n_generated": len(images),
+        "n_real": len(test),
+        "network_calls": float(samples["network_calls"]),
+        **own,
+    }
+    bad = [key for key, value in row.items() if isinstance(value, float) and not abs(value) < float("inf")]
+    if bad:
+        raise UserError(
+            f"{run.name}: {', '.join(bad)} came out as not finite: look at results/samples/{run.name}.npz, "
+            "the model may have diverged"
+        )
+    out, kept = artifacts.metrics_path(run.name), artifacts.reconstructions_path(run.name)
+    artifacts.write_json(
+        artifacts.settings_path(out), pipeline.record(params, stage, run.name, [source, classifier, drawn, *inputs])
+    )
+    artifacts.write_npz(kept, {"images": reconstructed.numpy()})
+    artifacts.write_json(out, row)
+    return out
+
+
+def _reconstruct(data: ImageSet, batch_size: int, device: torch.device, model: Any) -> tuple[Tensor, float, float]:
+    """Reconstructions (uint8) of the test images by ``model(images)``, and their mean MSE and 1 - SSIM."""
+    kept, errors, losses = [], [], []
+    for part in batches(data.images["test"], batch_size, device):
+        images = to_unit(part)
+        again = model(images)
+        kept.append(to_uint8(again).cpu())
+        errors.append(mse(again, images).double().cpu())
+        losses.append(ssim_loss(again, images).double().cpu())
+    return torch.cat(kept), float(torch.cat(errors).mean()), float(torch.cat(losses).mean())
+
+
+def _fsvae(run: RunSettings, data: ImageSet, device: torch.device) -> tuple[Tensor, float, float, dict[str, Any]]:
+    model = load_fsvae(run, device)
+    noise = generator(device, run.recipe.seed, "evaluate", "posterior")
+    return *_reconstruct(
+        data, run.recipe.evaluate.batch_size, device, lambda images: model.reconstruct(images, noise)
+    ), {}
+
+
+def _spiking_diffusion(
+    run: RunSettings, data: ImageSet, device: torch.device
+) -> tuple[Tensor, float, float, dict[str, Any]]:
+    vqsvae, (sdid, diffusion) = load_vqsvae(run, device), load_sdid(run, device)
+    tokens = load_tokens(artifacts.tokens_path(run.name))
+    noise = generator(device, run.recipe.seed, "evaluate", "bound")
+    spread, used = perplexity(tokens.splits["test"], tokens.size)
+    own = {
+        "bits_per_token": bits_per_token(
+            sdid, diffusion, tokens.splits["test"], run.recipe.evaluate.batch_size, noise, device
+        ),
+        "perplexity": spread,
+        "codes_used": used,
+        "k": float(vqsvae.k),
+        "sampler": run.recipe.sample.sampler,
+        "temperature": run.recipe.sample.temperature,
+    }
+    return *_reconstruct(
+        data, run.recipe.evaluate.batch_size, device, lambda images: vqsvae.decode(vqsvae.encode(images))
+    ), own

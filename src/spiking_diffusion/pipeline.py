@@ -1,0 +1,120 @@
+"""The stages of the pipeline: what each reads from ``params.yaml`` and which part of the package it runs.
+
+Snakemake's rules, DVC's stages and the settings files beside each output all take these from here.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from spiking_diffusion import artifacts
+from spiking_diffusion.config import Params
+
+PACKAGE = Path(__file__).parent
+COMMON = ("artifacts.py", "randomness.py")
+
+
+@dataclass(frozen=True)
+class Stage:
+    """``sections`` are keys of a recipe, ``sources`` files and folders of the package beside COMMON."""
+
+    sections: tuple[str, ...]
+    sources: tuple[str, ...]
+
+    @property
+    def code(self) -> tuple[str, ...]:
+        return tuple(sorted(COMMON + self.sources))
+
+
+_VQSVAE = ("data/images.py", "snn", "training/devices.py", "vqsvae")
+_FSVAE = ("data/images.py", "fsvae", "snn", "training/devices.py")
+
+STAGES = {
+    "fetch": Stage((), ("data",)),
+    "classifier": Stage((), ("data/images.py", "metrics/classifier.py", "training/devices.py")),
+    "vqsvae": Stage(
+        ("seed", "neuron", "vqsvae"), (*_VQSVAE, "training/loop.py", "training/stage.py", "training/vqsvae.py")
+    ),
+    "tokens": Stage(("neuron", "vqsvae"), (*_VQSVAE, "training/tokens.py")),
+    "sdid": Stage(
+        ("seed", "neuron", "sdid"),
+        (
+            "diffusion",
+            "snn",
+            "training/devices.py",
+            "training/loop.py",
+            "training/sdid.py",
+            "training/stage.py",
+            "training/tokens.py",
+            "vqsvae",
+        ),
+    ),
+    "fsvae": Stage(
+        ("seed", "neuron", "fsvae"), (*_FSVAE, "training/fsvae.py", "training/loop.py", "training/stage.py")
+    ),
+    "sample": Stage(("seed", "neuron", "vqsvae", "sdid", "sample"), (*_VQSVAE, "diffusion", "training/sample.py")),
+    "fsvae_sample": Stage(("seed", "neuron", "fsvae", "sample"), (*_FSVAE, "training/sample.py")),
+    "evaluate": Stage(
+        ("seed", "neuron", "vqsvae", "sdid", "sample", "evaluate"),
+        (*_VQSVAE, "diffusion", "metrics", "training/tokens.py"),
+    ),
+    "fsvae_evaluate": Stage(("seed", "neuron", "fsvae", "sample", "evaluate"), (*_FSVAE, "metrics")),
+    "table": Stage((), ("reporting",)),
+    "figure": Stage((), ("reporting",)),
+}
+
+
+@cache
+def fingerprint(stage: str) -> str:
+    """SHA-256 over the sources a stage runs, so that a change to them makes its output stale."""
+    digest = hashlib.sha256()
+    for source in STAGES[stage].code:
+        path = PACKAGE / source
+        files = sorted(path.rglob("*.py")) if path.is_dir() else [path]
+        for file in files:
+            digest.update(f"{file.relative_to(PACKAGE).as_posix()}\n".encode())
+            digest.update(hashlib.sha256(file.read_bytes()).digest())
+    return digest.hexdigest()
+
+
+def stage_settings(params: Params, stage: str, name: str) -> dict[str, Any]:
+    """Just what ``stage`` reads from ``params.yaml`` for the dataset, run or suite ``name``."""
+    if stage == "fetch":
+        return {"dataset": params.dataset(name).model_dump()}
+    if stage == "classifier":
+        return {"classifier": params.classifier.model_dump()}
+    if stage in ("table", "figure"):
+        runs = [params.resolve(run) for run in params.suites[name]]
+        return {
+            "runs": [
+                {"run": r.name, "model": r.model, "dataset": r.dataset_name, "recipe": r.recipe_name} for r in runs
+            ]
+        }
+    recipe = params.resolve(name).recipe
+    return recipe.model_dump(include=set(STAGES[stage].sections))
+
+
+def stage_key(params: Params, stage: str, name: str) -> str:
+    """What makes the output of a stage stale when it changes, apart from its input files: one line of JSON."""
+    return artifacts.canonical_json({"settings": stage_settings(params, stage, name), "code": fingerprint(stage)})
+
+
+def record(params: Params, stage: str, name: str, inputs: Iterable[Path] = ()) -> dict[str, Any]:
+    """What is saved beside a stage's output: its name, settings, code, and the hashes of its inputs."""
+    return {
+        "stage": stage,
+        "name": name,
+        "settings": stage_settings(params, stage, name),
+        "code": fingerprint(stage),
+        "inputs": {path.as_posix(): artifacts.sha256(path) for path in inputs},
+    }
+
+
+def wants_gpu(params: Params) -> bool:
+    """Whether jobs compute on a GPU, told without importing torch."""
+    return params.device == "cuda" or (params.device == "auto" and Path("/dev/nvidiactl").exists())

@@ -1,0 +1,68 @@
+"""The leaky integrate-and-fire neuron, Eq. 1-3 of the paper, by SpikingJelly or as one fused kernel."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from spikingjelly.activation_based import functional, surrogate
+from torch import Tensor, nn
+
+from spiking_diffusion import config
+from spiking_diffusion.snn.fused import fused_lif
+
+
+class LIF(nn.Module):
+    """A layer of LIF neurons without memory between calls.
+
+    For each step t, with input current X (Eq. 1-3)::
+
+        H[t] = V[t-1] + (X[t] - (V[t-1] - V_reset)) / tau
+        S[t] = 1 if H[t] >= V_th else 0
+        V[t] = H[t] (1 - S[t]) + V_reset S[t]
+
+    The gradient of S is ATan's: g'(x) = alpha / (2 (1 + (pi/2 alpha x)^2)) at x = H - V_th.
+    Membranes start at V_reset in every call, so no state can leak from one batch into the next; whoever
+    steps through time by hand keeps the membrane that ``step`` returns.
+
+    SpikingJelly computes it; where ``fused`` is set and the tensors are on the CPU, one compiled kernel does,
+    with the same results to the bit (``spiking_diffusion.snn.fused``).
+    """
+
+    def __init__(self, settings: config.Neuron) -> None:
+        super().__init__()
+        self.settings = settings
+        self.fused = False
+        self._dynamics: dict[str, Any] = {
+            "tau": float(settings.tau),
+            "decay_input": True,
+            "v_threshold": float(settings.v_threshold),
+            "v_reset": float(settings.v_reset),
+            "surrogate_function": surrogate.ATan(alpha=float(settings.alpha)),
+            "detach_reset": settings.detach_reset,
+        }
+
+    def forward(self, current: Tensor) -> Tensor:
+        """Spikes (T, ...) in {0, 1} for an input current (T, ...)."""
+        if self.fused and not current.is_cuda:  # on CUDA, SpikingJelly has kernels of its own
+            return fused_lif(current, self.settings)
+        spikes, _, _ = functional.lif_multi_step(current, self.rest(current[0]), **self._dynamics)
+        return spikes
+
+    def step(self, current: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+        """Spikes and membranes after one step, both shaped like ``current`` and ``v``."""
+        return functional.lif_step(current, v, **self._dynamics)
+
+    def rest(self, like: Tensor) -> Tensor:
+        """Membranes at V_reset, shaped like one step of the input."""
+        return torch.full_like(like, self.settings.v_reset, requires_grad=False)
+
+    def extra_repr(self) -> str:
+        return f"tau={self.settings.tau}, v_threshold={self.settings.v_threshold}, v_reset={self.settings.v_reset}"
+
+
+def use_fused(module: nn.Module, fused: bool = True) -> None:
+    """Let all LIF layers of ``module`` use the fused kernel, which pays where they run for minutes."""
+    for layer in module.modules():
+        if isinstance(layer, LIF):
+            layer.fused = fused

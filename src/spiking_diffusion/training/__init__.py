@@ -1,0 +1,1 @@
+"""Training and using the models: one module per stage, and the loop they share."""

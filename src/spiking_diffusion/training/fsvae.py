@@ -1,0 +1,60 @@
+"""The ``fsvae`` stage: images -> a trained FSVAE."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from spiking_diffusion import artifacts
+from spiking_diffusion.config import Params, RunSettings
+from spiking_diffusion.data.images import ImageSet, load_images, to_unit
+from spiking_diffusion.fsvae import FSVAE, fsvae_loss
+from spiking_diffusion.randomness import generator
+from spiking_diffusion.training.devices import batches
+from spiking_diffusion.training.loop import load_weights
+from spiking_diffusion.training.stage import train_stage
+
+
+def load_fsvae(run: RunSettings, device: torch.device) -> FSVAE:
+    """The trained FSVAE of a run, in evaluation mode."""
+    channels, height, width = run.dataset.shape
+    model = FSVAE(run.recipe.fsvae, run.recipe.neuron, (channels, height, width))
+    load_weights(artifacts.model_path(run.name, "fsvae"), model, device)
+    return model
+
+
+class FSVAETask:
+    """FSVAE on a set of images."""
+
+    def __init__(self, run: RunSettings, data: ImageSet, device: torch.device) -> None:
+        self.seed = run.recipe.seed
+        self.settings = run.recipe.fsvae
+        self.module = FSVAE(self.settings, run.recipe.neuron, data.shape)
+        self.device = device
+        self.images = data.images["train"].to(device)
+        self.validation = data.images["validation"]
+        self.size = len(self.images)
+
+    def loss(self, index: Tensor, noise: torch.Generator, progress: float) -> dict[str, Tensor]:
+        images = to_unit(self.images[index.to(self.device)])
+        return fsvae_loss(self.module(images, progress, noise), images, self.settings)
+
+    def validate(self) -> dict[str, float]:
+        noise = generator(self.device, self.seed, "fsvae", "validation")
+        error = torch.zeros((), device=self.device)
+        for part in batches(self.validation, self.settings.train.batch_size, self.device):
+            images = to_unit(part)
+            error += F.mse_loss(self.module.reconstruct(images, noise), images, reduction="sum")
+        return {"validation_mse": float(error) / self.validation.numel()}
+
+
+def train_fsvae(params: Params, run: RunSettings, device: torch.device) -> Path:
+    """Train the FSVAE of a run."""
+    source = artifacts.data_path(run.dataset_name)
+    data = load_images(source)
+    return train_stage(
+        params, run, "fsvae", run.recipe.fsvae.train, source, device, lambda: FSVAETask(run, data, device)
+    )

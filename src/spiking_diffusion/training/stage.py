@@ -1,0 +1,41 @@
+"""What the three trainings have in common around the loop."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+from spiking_diffusion import artifacts, config, pipeline
+from spiking_diffusion.config import Params, RunSettings
+from spiking_diffusion.randomness import make_deterministic, seed_initialisation
+from spiking_diffusion.training.loop import Task, fit, save_history, save_weights
+
+log = logging.getLogger(__name__)
+
+
+def train_stage(
+    params: Params,
+    run: RunSettings,
+    model: str,
+    settings: config.Train,
+    source: Path,
+    device: torch.device,
+    make_task: Callable[[], Task],
+    made_from: str = "",
+) -> Path:
+    """Train ``model`` of a run on ``source`` and write weights, history and settings. Returns the weights' path."""
+    make_deterministic(settings.threads)
+    identity = pipeline.record(params, model, run.name, [source])
+    log.info("%s", artifacts.canonical_json(identity["settings"]))
+    seed_initialisation(run.recipe.seed, model)
+    task = make_task()
+    task.module.to(device)
+    history = fit(task, settings, run.recipe.seed, identity, Path("work", run.name, model), device)
+    out = artifacts.model_path(run.name, model)
+    artifacts.write_json(artifacts.settings_path(out), identity)
+    save_history(artifacts.history_path(out), history)
+    save_weights(out, task.module, made_from)
+    return out

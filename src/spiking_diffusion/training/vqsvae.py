@@ -1,0 +1,59 @@
+"""The ``vqsvae`` stage: images -> a trained VQ-SVAE."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from spiking_diffusion import artifacts
+from spiking_diffusion.config import Params, RunSettings
+from spiking_diffusion.data.images import ImageSet, load_images, to_unit
+from spiking_diffusion.training.devices import batches
+from spiking_diffusion.training.stage import train_stage
+from spiking_diffusion.vqsvae import VQSVAE, vqsvae_loss
+from spiking_diffusion.vqsvae.codebook import perplexity
+
+
+class VQSVAETask:
+    """VQ-SVAE on a set of images."""
+
+    def __init__(self, run: RunSettings, data: ImageSet, device: torch.device) -> None:
+        self.settings = run.recipe.vqsvae
+        self.module = VQSVAE(self.settings, run.recipe.neuron, data.shape)
+        self.device = device
+        self.images = data.images["train"].to(device)
+        self.validation = data.images["validation"]
+        self.variance = data.variance()
+        self.size = len(self.images)
+
+    def loss(self, index: Tensor, noise: torch.Generator, progress: float) -> dict[str, Tensor]:
+        images = to_unit(self.images[index.to(self.device)])
+        out = self.module(images)
+        self.module.codebook.update(out.z_e, out.tokens, noise)
+        return vqsvae_loss(out, images, self.variance, self.settings)
+
+    def validate(self) -> dict[str, float]:
+        tokens, error = [], torch.zeros((), device=self.device)
+        for part in batches(self.validation, self.settings.train.batch_size, self.device):
+            images = to_unit(part)
+            tokens.append(self.module.encode(images))
+            error += F.mse_loss(self.module.decode(tokens[-1]), images, reduction="sum")
+        codes, used = perplexity(torch.cat(tokens), self.settings.codebook.size)
+        return {
+            "validation_mse": float(error) / self.validation.numel(),
+            "perplexity": codes,
+            "codes_used": used,
+            "k": float(self.module.k),
+        }
+
+
+def train_vqsvae(params: Params, run: RunSettings, device: torch.device) -> Path:
+    """Train the VQ-SVAE of a run."""
+    source = artifacts.data_path(run.dataset_name)
+    data = load_images(source)
+    return train_stage(
+        params, run, "vqsvae", run.recipe.vqsvae.train, source, device, lambda: VQSVAETask(run, data, device)
+    )

@@ -1,0 +1,79 @@
+"""The codebook: nearest code (Eq. 7), lookup (Eq. 8), and how its codes move."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from spiking_diffusion import config
+
+DEAD, FRESH = 0.1, 0.2
+"""Shares of an even use of all codes: below DEAD a code counts as dead, FRESH is what a restarted one begins with.
+Near to each other, so that a code restarted in vain is tried elsewhere after some 70 steps at ``decay: 0.99``."""
+
+
+class Codebook(nn.Module):
+    """K codes of dimension C.
+
+    With ``update: gradient`` the codes are parameters and learn from the loss. With ``update: ema`` they are
+    running means of the features assigned to them (van den Oord et al. 2017, App. A.1), and
+    ``restart_dead`` gives a code that hardly anything was assigned to the place of a random feature of the batch.
+    """
+
+    codes: Tensor  # (K, C)
+    counts: Tensor  # (K,), EMA of how many features a code got in a batch
+    sums: Tensor  # (K, C), EMA of their sum
+
+    def __init__(self, settings: config.Codebook, dim: int) -> None:
+        super().__init__()
+        self.settings = settings
+        draw = torch.randn if settings.init == "normal" else torch.rand
+        codes = draw(settings.size, dim)
+        if settings.update == "gradient":
+            self.codes = nn.Parameter(codes)
+        else:
+            self.register_buffer("codes", codes)
+            self.register_buffer("counts", torch.zeros(settings.size))
+            self.register_buffer("sums", torch.zeros(settings.size, dim))
+
+    def nearest(self, features: Tensor) -> Tensor:
+        """Features (B, C, h, w) -> tokens (B, h, w), the lower index where two codes are equally near.
+
+        Distances are taken in float32 whatever the precision around them.
+        """
+        x = features.detach().movedim(1, -1).float()
+        codes = self.codes.detach().float()
+        distance = (codes**2).sum(1) - 2 * x @ codes.t()  # |x|^2 is the same for all codes
+        return distance.argmin(-1)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """Tokens (B, h, w) -> features (B, C, h, w)."""
+        return self.codes[tokens].movedim(-1, 1)
+
+    @torch.no_grad()
+    def update(self, features: Tensor, tokens: Tensor, generator: torch.Generator) -> None:
+        """One EMA step on a batch's features (B, C, h, w) and their tokens; does nothing for ``gradient``."""
+        if self.settings.update == "gradient":
+            return
+        x = features.detach().movedim(1, -1).flatten(0, -2).float()
+        index = tokens.flatten()
+        size, decay = self.settings.size, self.settings.decay
+        counts = torch.bincount(index, minlength=size).to(x)
+        sums = torch.zeros_like(self.sums).index_add_(0, index, x)
+        self.counts.lerp_(counts, 1 - decay)
+        self.sums.lerp_(sums, 1 - decay)
+        if self.settings.restart_dead:
+            even = len(x) / size
+            dead = self.counts < DEAD * even
+            fresh = x[torch.randint(len(x), (size,), generator=generator, device=x.device)]
+            self.counts.copy_(torch.where(dead, FRESH * even, self.counts))
+            self.sums.copy_(torch.where(dead[:, None], FRESH * even * fresh, self.sums))
+        seen = self.counts[:, None] > 0
+        self.codes.copy_(torch.where(seen, self.sums / self.counts.clamp(min=1e-12)[:, None], self.codes))
+
+
+def perplexity(tokens: Tensor, size: int) -> tuple[float, int]:
+    """exp(entropy) of the codes' frequencies, in [1, K], and how many codes occur at all."""
+    p = torch.bincount(tokens.flatten(), minlength=size).double() / tokens.numel()
+    used = p[p > 0]
+    return float(torch.exp(-(used * used.log()).sum())), len(used)

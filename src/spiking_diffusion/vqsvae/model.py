@@ -1,0 +1,75 @@
+"""VQ-SVAE (Fig. 1, step 1)."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from spiking_diffusion import config
+from spiking_diffusion.snn import SpikingDecoder, SpikingEncoder, layers, psp, sfr
+from spiking_diffusion.vqsvae.codebook import Codebook
+
+
+class VQSVAEOutput(NamedTuple):
+    """One pass, with what the loss needs."""
+
+    images: Tensor  # (B, C_in, H, W), not clamped
+    encoder_spikes: Tensor  # z^E_1:T (T, B, C, h, w)
+    asg_spikes: Tensor  # z^Q_1:T (T, B, C, h, w)
+    z_e: Tensor  # (B, C, h, w)
+    z_q: Tensor  # (B, C, h, w)
+    tokens: Tensor  # (B, h, w)
+
+
+class VQSVAE(nn.Module):
+    """Spiking encoder, readout k SFR + (1-k) PSP, codebook, adaptive spike generator, spiking decoder.
+
+    ``image_shape`` is (C_in, H, W); tokens are (H/4, W/4).
+    """
+
+    def __init__(self, settings: config.VQSVAE, neuron: config.Neuron, image_shape: tuple[int, int, int]) -> None:
+        super().__init__()
+        self.settings = settings
+        c_in, height, width = image_shape
+        self.token_shape = (height // 4, width // 4)
+        self.encoder = SpikingEncoder(neuron, c_in, settings.channels, settings.code_dim, settings.T)
+        learned = settings.k == "learned"
+        self.k = nn.Parameter(torch.tensor(float(settings.k_init if learned else settings.k)), requires_grad=learned)
+        self.codebook = Codebook(settings.codebook, settings.code_dim)
+        self.asg = layers.conv(neuron, settings.code_dim, settings.code_dim, 1)
+        self.decoder = SpikingDecoder(neuron, settings.code_dim, settings.channels, c_in, settings.output_decay)
+
+    def readout(self, spikes: Tensor) -> Tensor:
+        """z^E (Eq. 6) of encoder spikes: (T, B, C, h, w) -> (B, C, h, w)."""
+        return self.k * sfr(spikes) + (1 - self.k) * psp(spikes, self.settings.tau_syn)[-1]
+
+    def encode(self, images: Tensor) -> Tensor:
+        """Images (B, C_in, H, W) in [0, 1] -> tokens h_0 (B, h, w) in [0, K)."""
+        return self.codebook.nearest(self.readout(self.encoder(images)))
+
+    def generate_spikes(self, z_q: Tensor) -> Tensor:
+        """Adaptive spike generator: features (B, C, h, w), fed at each step -> spikes (T, B, C, h, w)."""
+        return self.asg.forward_constant(z_q, self.settings.T)
+
+    def decode(self, tokens: Tensor) -> Tensor:
+        """Tokens (B, h, w) in [0, K) -> images (B, C_in, H, W) in [0, 1]."""
+        return self.decoder(self.generate_spikes(self.codebook(tokens))).clamp(0, 1)
+
+    def forward(self, images: Tensor) -> VQSVAEOutput:
+        """Encode, quantise and decode images (B, C_in, H, W), with gradients as ``straight_through`` says.
+
+        ``spikes`` (the paper): the decoder's gradient skips from z^Q_1:T to z^E_1:T, and the generator learns from
+        the PSP distance alone. ``embedding``: it passes through the generator and skips from z^Q to z^E.
+        """
+        encoder_spikes = self.encoder(images)
+        z_e = self.readout(encoder_spikes)
+        tokens = self.codebook.nearest(z_e)
+        z_q = self.codebook(tokens)
+        if self.settings.straight_through == "spikes":
+            asg_spikes = self.generate_spikes(z_q)
+            into_decoder = encoder_spikes + (asg_spikes - encoder_spikes).detach()
+        else:
+            asg_spikes = into_decoder = self.generate_spikes(z_e + (z_q - z_e).detach())
+        return VQSVAEOutput(self.decoder(into_decoder), encoder_spikes, asg_spikes, z_e, z_q, tokens)

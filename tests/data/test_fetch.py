@@ -1,0 +1,365 @@
+"""From a dataset's sources to results/data: downloads from a real server, mirrors, splits."""
+
+import copy
+import gzip
+import hashlib
+import struct
+import threading
+from collections import Counter
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+
+from spiking_diffusion import artifacts, pipeline
+from spiking_diffusion.config import RemoteFile, check_params
+from spiking_diffusion.data.fetch import fetch
+from spiking_diffusion.data.images import load_images
+from spiking_diffusion.data.sources import MIRROR, obtain
+from spiking_diffusion.errors import UserError
+
+ROOT = Path(__file__).parents[2]
+RAW = yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8"))
+REAL = ROOT.parent / "shared" / "data"
+
+
+@pytest.fixture(autouse=True)
+def project(tmp_path, monkeypatch):
+    """An empty project folder, no mirror, and no proxy between the test and its server."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv(MIRROR, raising=False)
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    return tmp_path
+
+
+# --- sources --------------------------------------------------------------------------------------------
+
+GOOD, BAD = b"the right bytes " * 100, b"some other bytes"
+
+
+class Server(ThreadingHTTPServer):
+    """Answers GET from ``replies``: path -> (status, headers, body); ``asked`` lists the paths in order."""
+
+    daemon_threads = True
+
+    def __init__(self):
+        self.replies, self.asked, self.over = {}, [], threading.Event()
+        super().__init__(("127.0.0.1", 0), Handler)
+
+    def url(self, path=""):
+        return f"http://127.0.0.1:{self.server_port}{path}"
+
+
+class Handler(BaseHTTPRequestHandler):
+    def do_GET(self):
+        self.server.asked.append(self.path)
+        if self.path == "/silent":
+            self.server.over.wait()
+            return
+        status, headers, body = self.server.replies.get(self.path, (404, {}, b"not found"))
+        self.send_response(status)
+        for key, value in ({"Content-Length": str(len(body))} | headers).items():
+            self.send_header(key, value)
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *_):
+        pass
+
+
+@pytest.fixture
+def server():
+    with Server() as server:
+        server.replies |= {
+            "/good": (200, {}, GOOD),
+            "/moved": (302, {"Location": "/good"}, b""),
+            "/forbidden": (403, {}, b"forbidden"),
+            "/broken": (500, {}, b"oh no"),
+            "/page": (200, {"Content-Type": "text/html"}, b"<html>Please log in</html>"),
+            "/short": (200, {"Content-Length": str(len(GOOD))}, GOOD[:100]),
+            "/other": (200, {}, BAD),
+            "/empty": (200, {}, b""),
+        }
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
+        yield server
+        server.over.set()
+        server.shutdown()
+        thread.join()
+
+
+def remote(*urls, content=GOOD):
+    return RemoteFile(name="file.gz", urls=list(urls), sha256=hashlib.sha256(content).hexdigest())
+
+
+CACHE = Path("cache")
+
+
+def get(file):
+    return obtain("some-set", file, CACHE, timeout=0.5)
+
+
+@pytest.mark.parametrize("path", ["/good", "/moved"])
+def test_download(server, path):
+    found = get(remote(server.url(path)))
+    assert found.read_bytes() == GOOD
+    assert [p.name for p in CACHE.iterdir()] == ["file.gz"]
+
+
+def test_verified_copy_in_the_cache_needs_no_network(server):
+    file = remote(server.url("/good"))
+    first = get(file)
+    assert get(file).samefile(first)
+    assert server.asked == ["/good"]
+
+
+def test_wrong_copy_in_the_cache_is_replaced(server):
+    CACHE.mkdir()
+    (CACHE / "file.gz").write_bytes(BAD)
+    assert get(remote(server.url("/good"))).read_bytes() == GOOD
+
+
+FAULTS = ["/missing", "/forbidden", "/broken", "/page", "/short", "/other", "/empty", "/silent"]
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_next_source_is_tried(server, fault):
+    found = get(remote(server.url(fault), server.url("/good")))
+    assert found.read_bytes() == GOOD
+    assert server.asked == [fault, "/good"]
+    assert [p.name for p in CACHE.iterdir()] == ["file.gz"]
+
+
+def test_one_sentence_lists_all_that_was_tried_and_nothing_is_left_behind(server):
+    urls = [server.url(fault) for fault in FAULTS] + ["http://127.0.0.1:1/closed"]
+    with pytest.raises(UserError) as caught:
+        get(remote(*urls))
+    message = str(caught.value)
+    assert "\n" not in message
+    assert [url for url in urls if url not in message] == []
+    assert MIRROR in message
+    assert "some-set/file.gz" in message
+    assert "404" in message
+    assert "403" in message
+    assert [p for p in Path().rglob("*") if p.is_file()] == []
+
+
+def test_no_source_at_all():
+    with pytest.raises(UserError, match=MIRROR):
+        get(remote())
+
+
+def test_wrong_checksum_is_told_with_both_hashes(server, tmp_path, monkeypatch):
+    (tmp_path / "m" / "some-set").mkdir(parents=True)
+    (tmp_path / "m" / "some-set" / "file.gz").write_bytes(BAD)
+    monkeypatch.setenv(MIRROR, str(tmp_path / "m"))
+    for file in (remote(), remote(server.url("/page"))):
+        with pytest.raises(UserError) as caught:
+            get(file)
+        assert file.sha256 in str(caught.value)
+        assert hashlib.sha256(BAD).hexdigest() in str(caught.value)
+    assert hashlib.sha256(server.replies["/page"][2]).hexdigest() in str(caught.value)
+
+
+def mirror_folder(server, content):
+    folder = Path("mirror", "some-set")
+    folder.mkdir(parents=True)
+    (folder / "file.gz").write_bytes(content)
+    return str(folder.parent.absolute())
+
+
+def mirror_url(server, content):
+    server.replies["/mirror/some-set/file.gz"] = (200, {}, content)
+    return server.url("/mirror")
+
+
+@pytest.mark.parametrize("slash", ["", "/"])
+@pytest.mark.parametrize("mirror", [mirror_folder, mirror_url])
+def test_mirror_comes_first(server, monkeypatch, mirror, slash):
+    monkeypatch.setenv(MIRROR, mirror(server, GOOD) + slash)
+    assert get(remote(server.url("/good"))).read_bytes() == GOOD
+    assert "/good" not in server.asked
+
+
+@pytest.mark.parametrize("mirror", [mirror_folder, mirror_url])
+def test_mirror_with_other_bytes_is_passed_over(server, monkeypatch, mirror):
+    monkeypatch.setenv(MIRROR, mirror(server, BAD))
+    assert get(remote(server.url("/good"))).read_bytes() == GOOD
+    assert server.asked[-1] == "/good"
+
+
+@pytest.mark.parametrize("mirror", ["/nowhere/at/all", "http://127.0.0.1:1"])
+def test_mirror_that_is_not_there_is_passed_over(server, monkeypatch, mirror):
+    monkeypatch.setenv(MIRROR, mirror)
+    assert get(remote(server.url("/good"))).read_bytes() == GOOD
+
+
+# --- the stage ------------------------------------------------------------------------------------------
+
+
+def idx(array):
+    return struct.pack(f">BBBB{array.ndim}I", 0, 0, 8, array.ndim, *array.shape) + array.tobytes()
+
+
+def tiny(n=40, n_test=10, labels=None, **changes):
+    """Parameters with a dataset ``tiny`` whose image i has every pixel equal to i, and its files in a mirror."""
+    content = {}
+    for split, size, first in (("train", n, 0), ("test", n_test, 100)):
+        numbers = np.arange(first, first + size, dtype=np.uint8)
+        content[f"{split}_images"] = np.broadcast_to(numbers[:, None, None], (size, 8, 4)).copy()
+        content[f"{split}_labels"] = numbers % 10 if labels is None else np.full(size, labels, np.uint8)
+    raw = copy.deepcopy(RAW)
+    entry = {
+        "title": "Tiny",
+        "format": "idx",
+        "shape": [1, 8, 4],
+        "classes": 10,
+        "split": {"validation": 15, "test": 0, "seed": 0},
+        "licence": "none",
+        "citation": "none",
+        "files": {},
+    }
+    folder = Path("tiny-mirror", "tiny")
+    folder.mkdir(parents=True, exist_ok=True)
+    for role, array in content.items():
+        packed = gzip.compress(idx(array), mtime=0)
+        (folder / f"{role}.gz").write_bytes(packed)
+        entry["files"][role] = {"name": f"{role}.gz", "urls": [], "sha256": hashlib.sha256(packed).hexdigest()}
+    raw["datasets"]["tiny"] = entry | changes
+    return check_params(raw)
+
+
+@pytest.fixture
+def mirrored(monkeypatch):
+    monkeypatch.setenv(MIRROR, "tiny-mirror")
+
+
+def digits(**split):
+    raw = copy.deepcopy(RAW)
+    raw["datasets"]["digits"]["split"] |= split
+    return check_params(raw)
+
+
+@pytest.mark.usefixtures("mirrored")
+def test_splits_are_disjoint_complete_and_in_order():
+    data = load_images(fetch(tiny(), "tiny"))
+    numbers = {split: data.images[split][:, 0, 0, 0].tolist() for split in data.images}
+    assert {split: len(n) for split, n in numbers.items()} == {"train": 25, "validation": 15, "test": 10}
+    assert sorted(numbers["train"] + numbers["validation"]) == list(range(40))
+    assert numbers["test"] == list(range(100, 110))
+    for split, found in numbers.items():
+        assert found == sorted(found)
+        assert data.labels[split].tolist() == [n % 10 for n in found]
+    assert data.images["train"].shape == (25, 1, 8, 4)
+
+
+def test_digits_are_split_as_asked():
+    data = load_images(fetch(digits(validation=180, test=360), "digits"))
+    assert {split: len(x) for split, x in data.images.items()} == {"train": 1257, "validation": 180, "test": 360}
+    assert data.shape == (1, 28, 28)
+    assert all(set(y.tolist()) == set(range(10)) for y in data.labels.values())
+
+
+@pytest.mark.usefixtures("mirrored")
+@pytest.mark.parametrize("make", [digits, tiny])
+def test_bytes_are_the_same_twice_and_differ_by_split_seed(make, tmp_path, monkeypatch):
+    params = make()
+    name = make.__name__
+    first = artifacts.sha256(fetch(params, name))
+    artifacts.data_path(name).unlink()
+    assert artifacts.sha256(fetch(params, name)) == first
+
+    before = load_images(artifacts.data_path(name)).images["validation"]
+    split = params.dataset(name).split.model_copy(update={"seed": 1})
+    other = params.dataset(name).model_copy(update={"split": split})
+    params = params.model_copy(update={"datasets": {**params.datasets, name: other}})
+    after = load_images(fetch(params, name)).images["validation"]
+    assert after.shape == before.shape
+    assert not after.equal(before)
+
+
+@pytest.mark.usefixtures("mirrored")
+def test_settings_lie_beside():
+    params = tiny()
+    out = fetch(params, "tiny")
+    assert artifacts.read_json(artifacts.settings_path(out)) == pipeline.record(params, "fetch", "tiny")
+    assert sorted(p.name for p in out.parent.iterdir()) == ["tiny.npz", "tiny.settings.json"]
+
+
+@pytest.mark.usefixtures("mirrored")
+@pytest.mark.parametrize("validation", [40, 41, 10**9])
+def test_split_that_leaves_nothing_to_train_on(validation):
+    with pytest.raises(UserError, match=r"tiny has 40 images.*datasets\.tiny\.split"):
+        fetch(tiny(split={"validation": validation, "test": 0, "seed": 0}), "tiny")
+    assert not Path("results").exists()
+
+
+@pytest.mark.parametrize("split", [{"test": 0}, {"validation": 900, "test": 897}, {"validation": 1797}])
+def test_impossible_split_of_a_dataset_without_test_images(split):
+    with pytest.raises(UserError, match=r"1797 images.*datasets\.digits\.split"):
+        fetch(digits(**split), "digits")
+
+
+@pytest.mark.usefixtures("mirrored")
+def test_labels_beyond_the_classes():
+    with pytest.raises(UserError, match=r"tiny has a label 10.*10 classes.*datasets\.tiny\.classes"):
+        fetch(tiny(labels=10), "tiny")
+    assert fetch(tiny(labels=9), "tiny").is_file()
+
+
+@pytest.mark.usefixtures("mirrored")
+def test_shape_that_is_not_the_files():
+    with pytest.raises(UserError, match=r"\(1, 8, 4\).*\(1, 4, 8\)"):
+        fetch(tiny(shape=[1, 4, 8]), "tiny")
+
+
+def test_unknown_dataset():
+    with pytest.raises(UserError, match="did you mean 'digits'"):
+        fetch(digits(), "digit")
+
+
+def test_nothing_is_written_when_no_source_works():
+    with pytest.raises(UserError, match=MIRROR):
+        fetch(tiny(), "tiny")
+    assert not Path("results").exists()
+
+
+@pytest.mark.skipif(not (REAL / "mnist").is_dir(), reason=f"needs MNIST's files in {REAL}/mnist")
+def test_mnist_itself(monkeypatch):
+    monkeypatch.setenv(MIRROR, str(REAL))
+    data = load_images(fetch(check_params(RAW), "mnist"))
+    assert {split: tuple(x.shape) for split, x in data.images.items()} == {
+        "train": (55000, 1, 28, 28),
+        "validation": (5000, 1, 28, 28),
+        "test": (10000, 1, 28, 28),
+    }
+    first_ten = [7, 2, 1, 0, 4, 1, 4, 9, 5, 9]
+    assert data.labels["test"][:10].tolist() == first_ten
+    assert Counter(data.labels["test"].tolist())[1] == 1135
+    assert data.variance() == pytest.approx(0.3081**2, rel=0.01)
+
+
+# --- reading it back ------------------------------------------------------------------------------------
+
+
+@pytest.mark.usefixtures("mirrored")
+@pytest.mark.parametrize(
+    "change",
+    [
+        pytest.param(lambda a: a.pop("test_images"), id="images missing"),
+        pytest.param(lambda a: a.pop("train_labels"), id="labels missing"),
+        pytest.param(lambda a: a.update(train_images=a["train_images"].astype(np.float32)), id="floats"),
+        pytest.param(lambda a: a.update(train_images=a["train_images"][:, 0]), id="no channel"),
+        pytest.param(lambda a: a.update(test_labels=a["test_labels"][1:]), id="one label short"),
+        pytest.param(lambda a: a.update(test_images=a["test_images"][:0], test_labels=a["test_labels"][:0]), id="no images"),
+    ],
+)
+def test_data_that_fetch_would_not_write(change):
+    out = fetch(tiny(), "tiny")
+    arrays = artifacts.read_npz(out)
+    change(arrays)
+    artifacts.write_npz(out, arrays)
+    with pytest.raises(UserError, match=r"results/data/tiny\.npz is damaged"):
+        load_images(out)

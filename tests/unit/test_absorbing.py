@@ -1,0 +1,204 @@
+"""The forward process (Eq. 10-12) and the bound (Eq. 14), against Bayes' rule on small state spaces."""
+
+import itertools
+import math
+
+import numpy as np
+import pytest
+import torch
+from scipy import stats
+
+from spiking_diffusion.diffusion import AbsorbingDiffusion
+from spiking_diffusion.diffusion.absorbing import bits
+
+STEPS = [1, 2, 5, 49]
+
+
+def transition_reference(size, steps, t):
+    """Q_t as printed in Eq. 11 with gamma of Eq. 12."""
+    gamma = 1 / (steps - t + 1)
+    q = np.zeros((size + 1, size + 1))
+    for i in range(size):
+        q[i, i], q[i, size] = 1 - gamma, gamma
+    q[size, size] = 1
+    return q
+
+
+def cumulative_reference(size, steps, t):
+    """Q_1 ... Q_t: row i holds q(h_t | h_0 = i)."""
+    product = np.eye(size + 1)
+    for step in range(1, t + 1):
+        product = product @ transition_reference(size, steps, step)
+    return product
+
+
+def posterior_reference(size, steps, t, start, now):
+    """q(h_{t-1} | h_t = now, h_0 = start) by Bayes' rule, (K+1,)."""
+    joint = cumulative_reference(size, steps, t - 1)[start] * transition_reference(size, steps, t)[:, now]
+    return joint / joint.sum()
+
+
+@pytest.mark.parametrize("steps", STEPS)
+def test_transition_is_eq_11(steps):
+    diffusion = AbsorbingDiffusion(3, steps)
+    assert diffusion.mask == 3
+    for t in range(1, steps + 1):
+        assert diffusion.gamma(t) == pytest.approx(1 / (steps - t + 1))
+        q = diffusion.transition(t).numpy()
+        np.testing.assert_allclose(q, transition_reference(3, steps, t), atol=1e-7)
+        np.testing.assert_allclose(q.sum(1), 1, rtol=1e-6)
+
+
+@pytest.mark.parametrize("steps", STEPS)
+def test_product_of_transitions_masks_with_probability_t_over_steps(steps):
+    diffusion, product = AbsorbingDiffusion(3, steps), torch.eye(4, dtype=torch.float64)
+    for t in range(1, steps + 1):
+        product = product @ diffusion.transition(t).double()
+        expected = np.diag([1 - t / steps] * 3 + [1.0])
+        expected[:3, 3] = t / steps
+        np.testing.assert_allclose(product.numpy(), expected, atol=1e-5)
+
+
+def test_masked_token_is_revealed_with_probability_1_over_t():
+    """Bayes' rule with the code's own Q_t: what the sampler's 1/t rests on. Tokens that show never change."""
+    size, steps = 3, 6
+    diffusion, before = AbsorbingDiffusion(size, steps), np.eye(size + 1)
+    for t in range(1, steps + 1):
+        q = diffusion.transition(t).double().numpy()
+        for start in range(size):
+            joint = before[start] * q[:, diffusion.mask]
+            expected = np.zeros(size + 1)
+            expected[start], expected[diffusion.mask] = 1 / t, 1 - 1 / t
+            np.testing.assert_allclose(joint / joint.sum(), expected, atol=1e-6)
+            if t < steps:
+                kept = before[start] * q[:, start]
+                assert (kept / kept.sum()).argmax() == start
+                assert np.count_nonzero(kept) == 1
+        before = before @ q
+
+
+def test_q_sample_masks_the_share_t_over_steps(rng):
+    """Each sample has its own t; a sample's tokens are masked independently of each other."""
+    diffusion, side, batch = AbsorbingDiffusion(7, 5), 20, 500
+    tokens = torch.randint(7, (5 * batch, side, side))
+    t = torch.arange(1, 6).repeat(batch)
+    noisy = diffusion.q_sample(tokens, t, rng())
+    assert (noisy.shape, noisy.dtype) == (tokens.shape, torch.int64)
+    masked = noisy == 7
+    assert torch.equal(noisy[~masked], tokens[~masked])
+    for step in range(1, 6):
+        p, here = step / 5, masked[t == step].double()
+        assert float(here.mean()) == pytest.approx(p, abs=5 * math.sqrt(p * (1 - p) / here.numel()))
+        spread = float(here.sum((1, 2)).var()) / side**2  # variance of a sum of independent tokens, per token
+        assert spread == pytest.approx(p * (1 - p), rel=5 * math.sqrt(2 / batch))
+        assert 0.0 <= here.mean((0,)).min() and (here.mean(0) - p).abs().max() < 6 * math.sqrt(0.25 / batch)
+
+
+def test_draw_t_is_uniform_on_1_to_steps(rng):
+    t = AbsorbingDiffusion(3, 7).draw_t(7000, rng(), torch.device("cpu"))
+    counts = torch.bincount(t, minlength=9).numpy()
+    assert counts[0] == counts[8] == 0
+    assert stats.chisquare(counts[1:8]).pvalue > 0.001
+
+
+def test_draws_depend_on_the_generator_alone(rng):
+    diffusion, tokens = AbsorbingDiffusion(3, 9), torch.randint(3, (4, 3, 3))
+
+    def draw(seed):
+        torch.rand(5)  # the global generator moves on
+        generator = rng(seed)
+        t = diffusion.draw_t(4, generator, torch.device("cpu"))
+        return torch.cat([t, diffusion.q_sample(tokens, t, generator).flatten()])
+
+    assert torch.equal(draw(1), draw(1))
+    assert not torch.equal(draw(1), draw(2))
+
+
+# --- the bound ------------------------------------------------------------------------------------------
+
+
+def test_bound_by_hand():
+    """-log of 1/2, 1/4 and 1/8 at three masks; the token that shows does not count."""
+    diffusion = AbsorbingDiffusion(2, 2)
+    p = torch.tensor([[0.5, 0.5], [0.25, 0.75]])  # p of codes 0 and 1 at the two tokens
+    logits = p.log().T.view(1, 2, 1, 2).expand(3, -1, -1, -1) + 3.0  # softmax ignores a constant
+    tokens = torch.tensor([[[0, 0]], [[0, 0]], [[1, 0]]])
+    noisy = torch.tensor([[[2, 2]], [[0, 2]], [[1, 0]]])
+    bound = diffusion.bound(logits, tokens, noisy, torch.tensor([2, 1, 1]))
+    assert bits(1.0) == pytest.approx(1 / math.log(2))
+    assert [bits(float(b)) for b in bound] == pytest.approx([(1 + 2) / 2, 2.0, 0.0], abs=1e-6)
+
+
+def test_bound_has_a_gradient_at_masks_only(rng):
+    diffusion = AbsorbingDiffusion(4, 9)
+    logits, tokens = torch.randn(3, 4, 3, 3, requires_grad=True), torch.randint(4, (3, 3, 3))
+    t = torch.tensor([2, 4, 6])
+    noisy = diffusion.q_sample(tokens, t, rng())
+    diffusion.bound(logits, tokens, noisy, t).sum().backward()
+    expected = (logits.detach().softmax(1) - torch.nn.functional.one_hot(tokens, 4).movedim(-1, 1)) / t[:, None, None, None]
+    torch.testing.assert_close(logits.grad, expected * (noisy == 4)[:, None])
+
+
+def variational_bound(size, n, log_p, start):
+    """sum_t E_q KL(q(h_{t-1} | h_t, h_0) || p(h_{t-1} | h_t)) in nats, over all states, with T_d = n.
+
+    p(h_{t-1} | h_t) = sum over h_0~ of q(h_{t-1} | h_t, h_0~) p(h_0~ | h_t), token by token; what shows is known.
+    At t = 1 the term is -log p(h_0 | h_1); the prior at T_d is all masks on both sides.
+    """
+    total = 0.0
+    for t in range(1, n + 1):
+        marginal = cumulative_reference(size, n, t)
+        for state in itertools.product(range(size + 1), repeat=n):
+            weight = math.prod(marginal[start[i], state[i]] for i in range(n))
+            if weight == 0:
+                continue
+            for i, now in enumerate(state):
+                q = posterior_reference(size, n, t, start[i], now)
+                guess = np.exp(log_p[t, state][i]) if now == size else np.eye(size)[now]
+                p = sum(guess[k] * posterior_reference(size, n, t, k, now) for k in range(size) if guess[k] > 0)
+                total += weight * sum(a * math.log(a / b) for a, b in zip(q, p, strict=True) if a > 0)
+    return total
+
+
+@pytest.mark.parametrize(("size", "n"), [(2, 2), (3, 2), (2, 3)])
+def test_expected_bound_is_the_variational_bound(size, n):
+    """Eq. 14 against the sum of KL terms it is derived from, for a denoiser of random tables; nothing is drawn."""
+    random = np.random.default_rng(0)
+    states = list(itertools.product(range(size + 1), repeat=n))
+    logits = {(t, state): random.normal(size=(n, size)) * 2 for t in range(1, n + 1) for state in states}
+    log_p = {key: value - np.log(np.exp(value).sum(1, keepdims=True)) for key, value in logits.items()}
+    diffusion = AbsorbingDiffusion(size, n)
+    for start in itertools.product(range(size), repeat=n):
+        expectation = 0.0
+        for t in range(1, n + 1):
+            for mask in itertools.product([False, True], repeat=n):
+                state = tuple(size if hidden else token for hidden, token in zip(mask, start, strict=True))
+                probability = 1 / n * math.prod(t / n if hidden else 1 - t / n for hidden in mask)
+                bound = diffusion.bound(
+                    torch.tensor(logits[t, state].T).view(1, size, 1, n),
+                    torch.tensor(start).view(1, 1, n),
+                    torch.tensor(state).view(1, 1, n),
+                    torch.tensor([t]),
+                )
+                expectation += probability * float(bound)
+        assert expectation * n == pytest.approx(variational_bound(size, n, log_p, start), rel=1e-6)
+
+
+def test_drawn_bound_averages_to_the_variational_bound(rng):
+    """The same with t and masks drawn by the code, as in training."""
+    size, n, draws = 2, 2, 40_000
+    random = np.random.default_rng(1)
+    table = torch.tensor(random.normal(size=(n + 1, size + 1, size + 1, size, n)))  # by t, both tokens
+    log_p = {
+        (t, state): table[(t, *state)].log_softmax(0).T.numpy()
+        for t in range(1, n + 1)
+        for state in itertools.product(range(size + 1), repeat=n)
+    }
+    diffusion, generator, start = AbsorbingDiffusion(size, n), rng(), (0, 1)
+    tokens = torch.tensor(start).expand(draws, 1, n)
+    t = diffusion.draw_t(draws, generator, torch.device("cpu"))
+    noisy = diffusion.q_sample(tokens, t, generator)
+    logits = table[t, noisy[:, 0, 0], noisy[:, 0, 1]].unsqueeze(2)
+    bound = diffusion.bound(logits, tokens, noisy, t) * n
+    error = 5 * float(bound.std()) / math.sqrt(draws)
+    assert float(bound.mean()) == pytest.approx(variational_bound(size, n, log_p, start), abs=error)

@@ -1,0 +1,310 @@
+"""FSVAE: autoregressive drawing against its O(T^2) definition, scheduled sampling, loss."""
+
+import numpy as np
+import pytest
+import torch
+
+from spiking_diffusion import config
+from spiking_diffusion.fsvae import FSVAE, FSVAEOutput, Posterior, Prior, fsvae_loss
+from spiking_diffusion.fsvae.latent import draw_picks, pick
+
+T, BATCH, UNITS, K = 7, 6, 4, 5
+CPU = torch.device("cpu")
+
+
+@pytest.fixture
+def settings(train_settings):
+    schedule = config.ScheduledSampling(start=0.1, end=0.3, from_step=2)
+    base = {"T": T, "channels": [4, 6], "code_dim": 3, "latent_dim": UNITS, "k": K, "tau_syn": 2.0}
+    return config.FSVAE(**base, output_decay=0.8, scheduled_sampling=schedule, train=train_settings)
+
+
+@pytest.fixture
+def model(settings, neuron, lively):
+    return lively(FSVAE(settings, neuron, (1, 8, 8)))
+
+
+@pytest.fixture
+def prior(neuron, lively):
+    return lively(Prior(neuron, UNITS, K))
+
+
+@pytest.fixture
+def posterior(neuron, lively):
+    return lively(Posterior(neuron, UNITS, K))
+
+
+@pytest.fixture
+def candidates(lif_reference):
+    """``candidates(module, x)``: (T, B, c, k) of a whole train (T, B, n) from rest, in NumPy."""
+
+    def run(module, x, training=False):
+        x = np.asarray(x, dtype=np.float64)
+        for layer in module.layers:
+            norm = layer.norm
+            current = x @ layer.synapse.weight.detach().double().numpy().T
+            mean, var = norm.running_mean.double().numpy(), norm.running_var.double().numpy()
+            if training:
+                mean, var = current.mean((0, 1)), current.var((0, 1))
+            current = (current - mean) / np.sqrt(var + norm.eps)
+            x, _ = lif_reference(current * norm.weight.detach().double().numpy() + norm.bias.detach().double().numpy())
+        return x.reshape(*x.shape[:2], module.units, module.k)
+
+    return run
+
+
+def pick_reference(candidate_spikes, picks):
+    return np.take_along_axis(candidate_spikes, np.asarray(picks)[..., None], -1)[..., 0]
+
+
+def shifted(z):
+    """What is seen of a train z (T, B, c) when each step is shown the one before: zeros, z_0, ..., z_{T-2}."""
+    return np.concatenate([np.zeros_like(z[:1]), z[:-1]])
+
+
+def random_train(steps=T, units=UNITS):
+    return (torch.rand(steps, BATCH, units) < 0.5).float()
+
+
+# --- picking --------------------------------------------------------------------------------------------
+
+
+def test_pick_takes_one_candidate_per_unit():
+    spikes, picks = torch.rand(3, 2, 4, 5), torch.randint(5, (3, 2, 4))
+    picked = pick(spikes, picks)
+    assert picked.shape == (3, 2, 4)
+    for index in np.ndindex(3, 2, 4):
+        assert picked[index] == spikes[index][picks[index]]
+
+
+def test_picks_are_uniform_and_from_the_generator(rng):
+    picks = draw_picks((10, 20, 30), 4, rng(), CPU)
+    counts = torch.bincount(picks.flatten(), minlength=4)
+    assert picks.shape == (10, 20, 30)
+    assert counts.sum() == 6000
+    assert (counts - 1500).abs().max() < 5 * np.sqrt(6000 * 0.25 * 0.75)
+    assert torch.equal(picks, draw_picks((10, 20, 30), 4, rng(), CPU))
+
+
+# --- drawing --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("training", [False, True])
+def test_prior_samples_what_the_growing_prefix_gives(prior, candidates, rng, training):
+    """O(T) with membranes = O(T^2) from rest, in evaluation mode whatever the mode was."""
+    prior.train(training)
+    picks = draw_picks((T, BATCH, UNITS), K, rng(3), CPU)
+    seen = [np.zeros((BATCH, UNITS))]
+    for t in range(T):
+        seen.append(pick_reference(candidates(prior, np.stack(seen)), picks[: t + 1])[-1])
+    drawn = prior.sample(BATCH, T, rng(3), CPU)
+    np.testing.assert_array_equal(drawn.numpy(), np.stack(seen[1:]))
+    assert 0.1 < drawn.mean() < 0.9
+    assert prior.training == training
+
+
+@pytest.mark.parametrize("training", [False, True])
+def test_posterior_draws_what_the_growing_prefix_gives(posterior, candidates, rng, training):
+    """z is drawn in evaluation mode; the candidates then come from one pass over it, normalised as the mode says."""
+    posterior.train(training)
+    x, picks = random_train(), draw_picks((T, BATCH, UNITS), K, rng(4), CPU)
+    seen = [np.zeros((BATCH, UNITS))]
+    for t in range(T - 1):
+        prefix = np.concatenate([x[: t + 1].numpy(), np.stack(seen)], -1)
+        seen.append(pick_reference(candidates(posterior, prefix), picks[: t + 1])[-1])
+    expected = candidates(posterior, np.concatenate([x.numpy(), np.stack(seen)], -1), training)
+
+    z, q = posterior(x, rng(4))
+    assert q.shape == (T, BATCH, UNITS, K)
+    np.testing.assert_array_equal(q.detach().numpy(), expected)
+    np.testing.assert_array_equal(z.detach().numpy(), pick_reference(expected, picks))
+    assert 0.1 < z.mean() < 0.9
+    if not training:
+        np.testing.assert_array_equal(z[:-1].detach().numpy(), np.stack(seen[1:]))
+
+
+@pytest.mark.parametrize(("what", "passes"), [("sample", 0), ("prior", 1), ("posterior", 1)])
+def test_drawing_leaves_no_trace(prior, posterior, rng, what, passes):
+    """The mode is restored; running statistics see the one training pass and never the drawing."""
+    module = posterior if what == "posterior" else prior
+    run = {
+        "sample": lambda: prior.sample(BATCH, T, rng(), CPU),
+        "prior": lambda: prior(random_train(), 1.0, 0, rng()),
+        "posterior": lambda: posterior(random_train(), rng()),
+    }[what]
+    run()
+    assert all(m.training for m in module.modules())
+    assert {layer.norm.num_batches_tracked.item() for layer in module.layers} == {passes}
+
+    module.eval()
+    kept = {name: value.clone() for name, value in module.named_buffers()}
+    run()
+    assert not any(m.training for m in module.modules())
+    assert all(torch.equal(value, kept[name]) for name, value in module.named_buffers())
+
+
+def test_running_mean_is_that_of_the_training_pass(prior, rng):
+    before, z = prior.layers[0].norm.running_mean.clone(), random_train()
+    prior(z, 0.0, 0, rng())
+    mean = (torch.as_tensor(shifted(z.numpy())) @ prior.layers[0].synapse.weight.T).mean((0, 1)).detach()
+    torch.testing.assert_close(prior.layers[0].norm.running_mean, 0.9 * before + 0.1 * mean)
+
+
+def test_training_mode_is_restored_after_an_error(prior, rng):
+    with pytest.raises(RuntimeError):
+        prior(torch.zeros(T, BATCH, UNITS + 1), 0.0, 0, rng())
+    assert all(m.training for m in prior.modules())
+
+
+# --- scheduled sampling ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("training", [False, True])
+def test_without_scheduled_sampling_the_prior_is_teacher_forced(prior, candidates, rng, training):
+    prior.train(training)
+    z = random_train()
+    expected = candidates(prior, shifted(z.numpy()), training)
+    assert 0.1 < expected.mean() < 0.9
+    np.testing.assert_array_equal(prior(z, 0.0, 0, rng()).detach().numpy(), expected)
+
+
+@pytest.mark.parametrize("training", [False, True])
+def test_with_probability_1_the_prior_never_sees_the_posterior(prior, rng, training):
+    prior.train(training)
+    a, b = prior(random_train(), 1.0, 0, rng()), prior(random_train(), 1.0, 0, rng())
+    assert torch.equal(a, b)
+    assert not torch.equal(prior(random_train(), 0.0, 0, rng()), prior(random_train(), 0.0, 0, rng()))
+
+
+def test_with_probability_1_the_prior_sees_its_own_samples(neuron, lively, rng):
+    """With k = 1 there is nothing to pick: the candidates are the train that ``sample`` draws."""
+    prior = lively(Prior(neuron, UNITS, 1)).eval()
+    own = prior(random_train(), 1.0, 0, rng()).squeeze(-1)
+    assert torch.equal(own, prior.sample(BATCH, T, rng(), CPU))
+    assert 0.1 < own.mean() < 0.9
+
+
+@pytest.mark.parametrize("from_step", [1, 3, 5])
+def test_guesses_are_shown_from_step_on(prior, rng, from_step):
+    """Guesses of steps before ``from_step`` are never shown, those from it on always (p = 1)."""
+    prior.eval()
+    z = random_train()
+    later, last = z.clone(), z.clone()
+    later[from_step:] = 1 - z[from_step:]
+    last[from_step - 1] = 1 - z[from_step - 1]
+    shown = prior(z, 1.0, from_step, rng())
+    assert torch.equal(prior(later, 1.0, from_step, rng()), shown)
+    changed = prior(last, 1.0, from_step, rng())
+    assert torch.equal(changed[:from_step], shown[:from_step])
+    assert not torch.equal(changed[from_step], shown[from_step])
+
+
+def test_each_sample_and_step_is_scheduled_by_itself(neuron, lively, candidates, rng):
+    """p = 0.3: what the prior was shown is read off a train of sevens, which is no guess of its own (k = 1)."""
+    batch, p, from_step, shown = 400, 0.3, 2, []
+    prior = lively(Prior(neuron, UNITS, 1)).eval()
+    prior.layers[0].register_forward_pre_hook(lambda _, inputs: shown.append(inputs[0]))
+    prior(torch.full((T, batch, UNITS), 7.0), p, from_step, rng())
+    seen = shown[-1].numpy()
+    assert seen.shape == (T, batch, UNITS)
+    assert (seen[0] == 0).all()
+    own = (seen[1:] != 7).all(-1)
+    assert (own == (seen[1:] != 7).any(-1)).all()  # all units of a sample together
+    assert not own[:from_step].any()
+    per_step = own[from_step:].mean(1)
+    assert np.abs(per_step - p).max() < 5 * np.sqrt(p * (1 - p) / batch)
+    shown_all = own[from_step:].all(0).mean()  # rare if steps are independent
+    assert shown_all == pytest.approx(p ** len(per_step), abs=5 * np.sqrt(p ** len(per_step) / batch))
+    guesses = candidates(prior, seen)[:-1, ..., 0]
+    np.testing.assert_array_equal(seen[1:][own], guesses[own])
+
+
+@pytest.mark.parametrize(("progress", "expected"), [(0.0, 0.1), (0.25, 0.15), (1.0, 0.3)])
+def test_scheduled_probability_rises_linearly(model, monkeypatch, rng, progress, expected):
+    """And it is what the prior is run with."""
+    assert model.scheduled_probability(progress) == pytest.approx(expected)
+    calls, forward = [], model.prior.forward
+    monkeypatch.setattr(model.prior, "forward", lambda z, p, step, g: calls.append((p, step)) or forward(z, p, step, g))
+    model(torch.rand(2, 1, 8, 8), progress, rng())
+    assert calls == [(pytest.approx(expected), 2)]
+
+
+# --- the model ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("shape", [(1, 28, 28), (3, 32, 32)])
+def test_shapes_and_ranges(settings, neuron, lively, rng, shape):
+    model, images = lively(FSVAE(settings, neuron, shape)), torch.rand(2, *shape)
+    out = model(images, 0.5, rng())
+    assert out.images.shape == images.shape
+    assert out.z.shape == (T, 2, UNITS)
+    assert out.q.shape == out.p.shape == (T, 2, UNITS, K)
+    for spikes in (out.z, out.q, out.p):
+        assert set(spikes.unique().tolist()) == {0.0, 1.0}
+    for made in (model.reconstruct(images, rng()), model.sample(2, rng(), CPU)):
+        assert made.shape == images.shape
+        assert 0 <= made.min() < made.max() <= 1
+
+
+def test_latent_train_is_decoded_by_the_whole_network(model, rng):
+    """Reconstructions show the posterior's z and samples the prior's, by the same decoder."""
+    model.eval()
+    images = torch.rand(BATCH, 1, 8, 8)
+    out = model(images, 0.0, rng(1))
+    torch.testing.assert_close(model.reconstruct(images, rng(1)), out.images.clamp(0, 1))
+
+    def decoded(z):
+        return model.decoder(model.out_of_latent(z).view(T, BATCH, 3, 2, 2)).clamp(0, 1)
+
+    torch.testing.assert_close(model.reconstruct(images, rng(1)), decoded(out.z))
+    torch.testing.assert_close(model.sample(BATCH, rng(2), CPU), decoded(model.prior.sample(BATCH, T, rng(2), CPU)))
+
+
+def test_draws_depend_on_the_generator_alone(model, rng):
+    model.eval()
+    images = torch.rand(BATCH, 1, 8, 8)
+
+    def draw(seed):
+        torch.rand(3)  # the global generator moves on
+        return model.sample(BATCH, rng(seed), CPU), *model(images, 0.5, rng(seed))
+
+    for a, b in zip(draw(1), draw(1), strict=True):
+        assert torch.equal(a, b)
+    for a, b in zip(draw(1)[:2], draw(2)[:2], strict=True):
+        assert not torch.equal(a, b)
+
+
+# --- loss -----------------------------------------------------------------------------------------------
+
+
+def test_loss_terms_by_hand(settings, psp_reference):
+    out = FSVAEOutput(torch.rand(2, 1, 4, 4), torch.zeros(T, 2, 3), *(torch.rand(2, T, 2, 3, K) < 0.5).float())
+    images = torch.rand(2, 1, 4, 4)
+    terms = fsvae_loss(out, images, settings)
+    traces = [psp_reference(spikes.double().numpy().mean(-1), 2.0) for spikes in (out.q, out.p)]
+    expected = {
+        "reconstruction": ((out.images - images) ** 2).double().numpy().mean(),
+        "prior": ((traces[0] - traces[1]) ** 2).mean(),
+    }
+    expected["loss"] = sum(expected.values())
+    assert {name: value.item() for name, value in terms.items()} == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("term", "expected"),
+    [
+        ("reconstruction", {"encoder", "into_latent", "posterior", "out_of_latent", "decoder"}),
+        ("prior", {"encoder", "into_latent", "posterior", "prior"}),
+    ],
+)
+def test_where_each_term_has_a_gradient(model, settings, rng, term, expected):
+    images = torch.rand(BATCH, 1, 8, 8)
+    fsvae_loss(model(images, 0.5, rng()), images, settings)[term].backward()
+    reached = {name.split(".")[0] for name, p in model.named_parameters() if p.grad is not None and p.grad.any()}
+    assert reached == expected
+
+
+def test_prior_does_not_train_the_posterior_through_z(model, rng):
+    """Teacher forcing shows the prior a detached z."""
+    model(torch.rand(BATCH, 1, 8, 8), 0.0, rng()).p.mean().backward()
+    assert {name.split(".")[0] for name, p in model.named_parameters() if p.grad is not None} == {"prior"}

@@ -1,0 +1,346 @@
+"""The training loop: an interrupted training ends where an uninterrupted one does, to the bit."""
+
+import csv
+import pickle
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from torch import nn
+
+from spiking_diffusion.config import check_params
+from spiking_diffusion.errors import UserError
+from spiking_diffusion.training.loop import fit, learning_rate, load_weights, save_history, save_weights, weight_shapes
+
+RAW = yaml.safe_load((Path(__file__).parents[2] / "params.yaml").read_text(encoding="utf-8"))
+TRAIN = check_params(RAW).recipes["quick"].sdid.train
+CPU = torch.device("cpu")
+EPOCHS, STEPS = 5, 3
+SETTINGS = TRAIN.model_copy(update={"epochs": EPOCHS, "batch_size": 4, "lr": 0.01})
+IDENTITY = {"stage": "toy", "name": "run", "settings": {"lr": 0.01}}
+
+
+class Regression:
+    """Linear regression on 10 noisy points; ``at(step)`` is called before each step, counted from 0."""
+
+    size = 10
+
+    def __init__(self, at=lambda step: None):
+        torch.manual_seed(3)
+        self.module = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.Linear(4, 1))
+        draws = torch.Generator().manual_seed(1)
+        self.x = torch.randn(self.size, 3, generator=draws)
+        self.y = self.x.sum(1, keepdim=True)
+        self.at, self.steps, self.progress = at, 0, []
+
+    def loss(self, index, noise, progress):
+        scale = self.at(self.steps)
+        self.steps += 1
+        self.progress.append(progress)
+        x = self.x[index] + 0.1 * torch.randn(len(index), 3, generator=noise)
+        error = ((self.module(x) - self.y[index]) ** 2).mean() * (1 if scale is None else scale)
+        size = self.module[0].weight.square().sum() * 0.01
+        return {"loss": error + size, "error": error, "size": size}
+
+    def validate(self):
+        assert not self.module.training
+        return {"validation": float((self.module(self.x) - self.y).square().mean())}
+
+
+def train(work, at=lambda step: None, identity=IDENTITY, settings=SETTINGS, seed=0):
+    task = Regression(at)
+    history = fit(task, settings, seed, identity, work, CPU)
+    return task, history
+
+
+def interrupted_after(steps):
+    def at(step):
+        if step == steps:
+            raise KeyboardInterrupt
+
+    return at
+
+
+def checkpoints(work):
+    return sorted(work.glob("*.pt"))
+
+
+@pytest.fixture(scope="module")
+def straight(tmp_path_factory):
+    """Weights and history of a training that nothing interrupts."""
+    task, history = train(tmp_path_factory.mktemp("straight"))
+    assert task.steps == EPOCHS * STEPS
+    return task.module.state_dict(), history
+
+
+def assert_same(result, straight):
+    task, history = result
+    state, expected = straight
+    assert history == expected
+    for key, value in task.module.state_dict().items():
+        assert torch.equal(value, state[key]), key
+
+
+def interrupt(work, steps):
+    with pytest.raises(KeyboardInterrupt):
+        train(work, interrupted_after(steps))
+
+
+# --- resuming -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("steps", [0, 1, STEPS, STEPS + 1, 3 * STEPS, EPOCHS * STEPS - 1])
+def test_interrupted_training_ends_the_same(tmp_path, straight, steps):
+    interrupt(tmp_path, steps)
+    again = train(tmp_path)
+    assert_same(again, straight)
+    assert again[0].steps == EPOCHS * STEPS - steps // STEPS * STEPS, "whole epochs are not made twice"
+
+
+def test_interrupted_twice(tmp_path, straight):
+    interrupt(tmp_path, STEPS + 1)
+    interrupt(tmp_path, STEPS + 1)
+    assert_same(train(tmp_path), straight)
+
+
+def test_finished_training_is_only_read(tmp_path, straight):
+    train(tmp_path)
+    again = train(tmp_path, interrupted_after(0))
+    assert_same(again, straight)
+    assert not again[0].module.training
+
+
+def test_two_checkpoints_are_kept(tmp_path):
+    train(tmp_path)
+    assert [p.name for p in checkpoints(tmp_path)] == [f"epoch-{n:06d}.pt" for n in (EPOCHS - 1, EPOCHS)]
+
+
+@pytest.mark.parametrize("change", [{"settings": {"lr": 0.02}}, {"name": "other"}, {"stage": "other"}, {"inputs": {"x": "1"}}])
+def test_checkpoints_of_another_training_are_not_used(tmp_path, straight, change):
+    train(tmp_path, identity={**IDENTITY, **change})
+    again = train(tmp_path)
+    assert again[0].steps == EPOCHS * STEPS
+    assert_same(again, straight)
+
+
+def test_another_seed_is_another_training(tmp_path, straight):
+    _, history = train(tmp_path, seed=1)
+    assert history[0] != straight[1][0]
+
+
+def test_progress_runs_from_0_to_just_below_1_also_when_resumed(tmp_path):
+    interrupt(tmp_path, STEPS)
+    task, _ = train(tmp_path)
+    steps = range(STEPS, EPOCHS * STEPS)
+    assert task.progress == pytest.approx([step / (EPOCHS * STEPS) for step in steps])
+
+
+# --- damaged checkpoints --------------------------------------------------------------------------------
+
+
+def cut(path):
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def empty(path):
+    path.write_bytes(b"")
+
+
+def garbage(path):
+    path.write_bytes(b"\x93" * 1000)
+
+
+def flip(path):
+    """One bit of one weight, which the file format's own checks may pass over."""
+    raw = path.read_bytes()
+    weight = torch.load(path, weights_only=True)["module"]["0.weight"].numpy().tobytes()
+    place = raw.index(weight) + 2
+    path.write_bytes(raw[:place] + bytes([raw[place] ^ 0x10]) + raw[place + 1 :])
+
+
+def half(path):
+    """Weights of something else, and no state of the optimiser."""
+    state = torch.load(path, weights_only=True)
+    other = {key: value + 1 for key, value in state["module"].items()}
+    torch.save({**state, "module": other, "optimiser": {}}, path)
+
+
+DAMAGES = [cut, empty, garbage, flip, half]
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_newest_checkpoint_damaged_the_one_before_is_used(tmp_path, straight, damage):
+    interrupt(tmp_path, 3 * STEPS + 1)
+    damage(checkpoints(tmp_path)[-1])
+    again = train(tmp_path)
+    assert_same(again, straight)
+    assert again[0].steps == (EPOCHS - 2) * STEPS
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_both_checkpoints_damaged_training_starts_over(tmp_path, straight, damage):
+    interrupt(tmp_path, 3 * STEPS + 1)
+    for path in checkpoints(tmp_path):
+        damage(path)
+    again = train(tmp_path)
+    assert_same(again, straight)
+    assert again[0].steps == EPOCHS * STEPS
+
+
+class Canary:
+    """Unpickling it makes a file."""
+
+    def __init__(self, path):
+        self.path = str(path)
+
+    def __reduce__(self):
+        return Path.touch, (Path(self.path),)
+
+
+@pytest.mark.parametrize("write", [lambda canary, path: path.write_bytes(pickle.dumps(canary, protocol=2)), torch.save], ids=["pickle", "torch.save"])
+def test_malicious_checkpoint_runs_nothing(tmp_path, straight, write):
+    canary, path = tmp_path / "canary", tmp_path / "epoch-000009.pt"
+    write({"identity": Canary(canary)} if write is torch.save else Canary(canary), path)
+    if write is torch.save:
+        torch.load(path, weights_only=False)  # the canary sings where pickles are trusted
+        assert canary.exists()
+        canary.unlink()
+    assert_same(train(tmp_path), straight)
+    assert not canary.exists()
+
+
+# --- losses that are no numbers -------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_loss_that_is_not_finite_stops_before_the_update(tmp_path, value):
+    seen = {}
+
+    def at(step):
+        if step == STEPS + 1:
+            seen.update({k: v.clone() for k, v in task.module.state_dict().items()})
+            return value
+        return None
+
+    task = Regression(at)
+    with pytest.raises(UserError) as caught:
+        fit(task, SETTINGS, 0, IDENTITY, tmp_path, CPU)
+    message = str(caught.value)
+    for fragment in ("toy run", str(value), "epoch 2", "step 1", "lr 0.01"):
+        assert fragment in message
+    assert "\n" not in message
+    for key, parameter in task.module.named_parameters():
+        assert torch.equal(parameter, seen[key]), key
+
+
+def test_training_goes_on_after_a_loss_that_was_not_finite(tmp_path, straight):
+    with pytest.raises(UserError):
+        train(tmp_path, lambda step: float("nan") if step == 2 * STEPS else None)
+    assert_same(train(tmp_path), straight)
+
+
+# --- what is recorded -----------------------------------------------------------------------------------
+
+
+def test_history_is_the_mean_over_examples(tmp_path):
+    """The last batch of an epoch is smaller: it counts for less."""
+    terms = []
+    task = Regression()
+    inner = task.loss
+
+    def loss(index, noise, progress):
+        found = inner(index, noise, progress)
+        terms.append((len(index), float(found["loss"].detach())))
+        return found
+
+    task.loss = loss
+    history = fit(task, SETTINGS, 0, IDENTITY, tmp_path, CPU)
+    assert [n for n, _ in terms[:STEPS]] == [4, 4, 2]
+    for epoch, row in enumerate(history):
+        part = terms[epoch * STEPS : (epoch + 1) * STEPS]
+        assert row["loss"] == pytest.approx(sum(n * v for n, v in part) / 10, rel=1e-5)
+        assert row["loss"] == pytest.approx(row["error"] + row["size"], rel=1e-5)
+    assert [row["epoch"] for row in history] == [1, 2, 3, 4, 5]
+    assert list(history[0]) == ["epoch", "loss", "error", "size", "validation"]
+
+
+def test_each_epoch_sees_every_example_once_in_another_order(tmp_path):
+    seen = []
+    task = Regression()
+    inner = task.loss
+    task.loss = lambda index, noise, progress: seen.append(index.tolist()) or inner(index, noise, progress)
+    fit(task, SETTINGS, 0, IDENTITY, tmp_path, CPU)
+    epochs = [sum(seen[i : i + STEPS], []) for i in range(0, len(seen), STEPS)]
+    assert all(sorted(order) == list(range(10)) for order in epochs)
+    assert len({tuple(order) for order in epochs}) == EPOCHS
+
+
+@pytest.mark.parametrize(("schedule", "rates"), [("constant", [0.01] * 3), ("cosine", [0.01, 0.005, 0.0])])
+def test_learning_rate(schedule, rates):
+    settings = SETTINGS.model_copy(update={"schedule": schedule})
+    assert [learning_rate(settings, progress) for progress in (0, 0.5, 1)] == pytest.approx(rates)
+
+
+def test_save_history(tmp_path):
+    path = tmp_path / "a" / "x.csv"
+    save_history(path, [{"epoch": 1, "loss": 1 / 3, "validation": 1e-9}, {"epoch": 2, "loss": 12345678.0, "validation": 0.0}])
+    assert path.read_bytes() == b"epoch,loss,validation\n1,0.333333,1e-09\n2,1.23457e+07,0\n"
+
+
+def test_saved_history_reads_back(tmp_path, straight):
+    save_history(tmp_path / "x.csv", straight[1])
+    with open(tmp_path / "x.csv") as file:
+        rows = list(csv.DictReader(file))
+    assert [{k: float(v) for k, v in row.items()} for row in rows] == [pytest.approx(row, rel=1e-5) for row in straight[1]]
+
+
+# --- weights --------------------------------------------------------------------------------------------
+
+
+def network(width=4):
+    torch.manual_seed(width)
+    return nn.Sequential(nn.Linear(3, width), nn.BatchNorm1d(width), nn.Linear(width, 1))
+
+
+def test_weights_round_trip(tmp_path):
+    model, other = network(), nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.Linear(4, 1))
+    save_weights(tmp_path / "x.safetensors", model, "abc")
+    assert load_weights(tmp_path / "x.safetensors", other, CPU) == "abc"
+    assert not other.training
+    assert all(torch.equal(v, other.state_dict()[k]) for k, v in model.state_dict().items())
+    assert weight_shapes(tmp_path / "x.safetensors") == {k: list(v.shape) for k, v in model.state_dict().items()}
+
+
+def test_weights_bytes_are_the_same_twice(tmp_path):
+    for name in "xy":
+        save_weights(tmp_path / name, network(), "abc")
+    assert (tmp_path / "x").read_bytes() == (tmp_path / "y").read_bytes()
+
+
+def refusal(path, model):
+    with pytest.raises(UserError) as caught:
+        load_weights(path, model, CPU)
+    message = str(caught.value)
+    assert "\n" not in message
+    assert str(path) in message
+    return message
+
+
+@pytest.mark.parametrize("other", [network(5), network()[:2], nn.Sequential(*network(), nn.Linear(1, 1))], ids=["wider", "too short", "too long"])
+def test_weights_of_another_network(tmp_path, other):
+    save_weights(tmp_path / "x", network())
+    refusal(tmp_path / "x", other)
+
+
+@pytest.mark.parametrize("damage", [cut, empty, garbage, lambda path: path.write_bytes(pickle.dumps({}, protocol=2))], ids=["cut short", "empty", "garbage", "pickle"])
+def test_damaged_weights(tmp_path, damage):
+    save_weights(tmp_path / "x", network())
+    damage(tmp_path / "x")
+    assert "damaged" in refusal(tmp_path / "x", network())
+    with pytest.raises(UserError, match="damaged"):
+        weight_shapes(tmp_path / "x")
+
+
+def test_missing_weights_name_the_command(tmp_path):
+    assert "snakemake --cores all" in refusal(tmp_path / "x", network())

@@ -1,0 +1,262 @@
+"""Metrics against the same numbers worked out another way, in NumPy."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from torch import nn
+
+from spiking_diffusion import artifacts
+from spiking_diffusion.config import check_params
+from spiking_diffusion.data.fetch import fetch
+from spiking_diffusion.data.images import ImageSet, load_images, to_uint8, to_unit
+from spiking_diffusion.errors import UserError
+from spiking_diffusion.metrics.classifier import Classifier, load_classifier, train_classifier
+from spiking_diffusion.metrics.features import fid_and_kid
+from spiking_diffusion.metrics.reconstruction import mse, ssim_loss
+from spiking_diffusion.training.loop import save_weights
+
+RAW = yaml.safe_load((Path(__file__).parents[2] / "params.yaml").read_text(encoding="utf-8"))
+PARAMS = check_params(RAW)
+CPU = torch.device("cpu")
+
+
+def pictures(n, channels=1, seed=0, level=128):
+    """uint8 (n, channels, 28, 28): smooth blobs with noise, brighter with ``level``."""
+    draws = np.random.default_rng(seed)
+    y, x = np.mgrid[:28, :28]
+    centre = draws.uniform(8, 20, (n, channels, 2, 1, 1))
+    blob = np.exp(-((y - centre[:, :, 0]) ** 2 + (x - centre[:, :, 1]) ** 2) / 30)
+    return torch.from_numpy((blob * level + draws.uniform(0, 100, blob.shape)).astype(np.uint8))
+
+
+# --- pixels ---------------------------------------------------------------------------------------------
+
+
+def test_every_grey_level_survives_the_round_trip():
+    levels = torch.arange(256, dtype=torch.uint8)
+    assert torch.equal(to_uint8(to_unit(levels)), levels)
+    assert to_unit(levels).dtype == torch.float32
+    assert (to_unit(levels)[0], to_unit(levels)[-1]) == (0, 1)
+
+
+def test_to_uint8_rounds_and_clips():
+    values = torch.tensor([-0.2, 0.0, 0.49 / 255, 0.51 / 255, 0.5, 254.6 / 255, 1.0, 1.7])
+    assert to_uint8(values).tolist() == [0, 0, 0, 1, 128, 255, 255, 255]
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_variance(channels):
+    images = pictures(20, channels)
+    data = ImageSet({"train": images, "validation": images[:1] * 0, "test": images[:1] * 0}, {})
+    assert data.variance() == pytest.approx(np.var(images.numpy() / 255.0), rel=1e-10)
+
+
+# --- MSE and SSIM ---------------------------------------------------------------------------------------
+
+
+def ssim_by_numpy(a, b):
+    """SSIM of two images (C, H, W) in [0, 1], Wang et al. 2004: Gaussian window 11, sigma 1.5, mirrored at the border."""
+    at = np.arange(11) - 5
+    line = np.exp(-(at**2) / (2 * 1.5**2))
+    window = np.outer(line, line) / line.sum() ** 2
+
+    def mean(image):
+        wider = np.pad(image, ((0, 0), (5, 5), (5, 5)), mode="reflect")
+        return (np.lib.stride_tricks.sliding_window_view(wider, (11, 11), (1, 2)) * window).sum((-1, -2))
+
+    m, n = mean(a), mean(b)
+    var_a, var_b, cov = mean(a * a) - m * m, mean(b * b) - n * n, mean(a * b) - m * n
+    c1, c2 = 0.01**2, 0.03**2
+    return float((((2 * m * n + c1) * (2 * cov + c2)) / ((m * m + n * n + c1) * (var_a + var_b + c2))).mean())
+
+
+def test_mse_by_hand():
+    images = torch.zeros(2, 1, 2, 2)
+    other = torch.tensor([[[[1.0, 0.0], [0.0, 0.0]]], [[[0.5, 0.5], [0.5, 0.5]]]])
+    assert mse(images, other).tolist() == [0.25, 0.25]
+    assert mse(images, images).tolist() == [0, 0]
+    assert mse(images[:1], other[1:]).shape == (1,)
+
+
+@pytest.mark.parametrize("n", [1, 4])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_ssim_agrees_with_numpy(n, channels):
+    a, b = to_unit(pictures(n, channels, 0)), to_unit(pictures(n, channels, 1))
+    found = ssim_loss(a, b)
+    assert found.shape == (n,)
+    expected = [1 - ssim_by_numpy(x, y) for x, y in zip(a.double().numpy(), b.double().numpy(), strict=True)]
+    assert found.numpy() == pytest.approx(expected, abs=2e-5)
+    assert min(expected) > 0.1
+
+
+def test_ssim_of_identical_images_is_0_and_of_inverted_ones_above_1():
+    images = to_unit(pictures(3))
+    assert ssim_loss(images, images).numpy() == pytest.approx(0, abs=1e-6)
+    stripes = torch.zeros(1, 1, 28, 28)
+    stripes[..., ::2] = 1
+    assert float(ssim_loss(stripes, 1 - stripes)) > 1
+
+
+def test_each_image_is_measured_alone():
+    a, b = to_unit(pictures(6, seed=0)), to_unit(pictures(6, seed=1))
+    for metric in (mse, ssim_loss):
+        alone = torch.cat([metric(x[None], y[None]) for x, y in zip(a, b, strict=True)])
+        assert torch.allclose(metric(a, b), alone, atol=1e-6)
+
+
+# --- FID and KID ----------------------------------------------------------------------------------------
+
+SETTINGS = PARAMS.recipes["quick"].evaluate.model_copy(update={"batch_size": 32, "kid_subset_size": 1000, "kid_subsets": 3})
+
+
+@pytest.fixture(scope="module", params=[1, 3], ids=["grey", "RGB"])
+def classifier(request, tmp_path_factory):
+    """File of a classifier with random weights that react strongly to its images, and its number of channels."""
+    torch.manual_seed(0)
+    model = Classifier(request.param, (8, 12), 49, 16, 10)
+    nn.init.normal_(model.features[7].weight, std=0.5)
+    nn.init.ones_(model.features[7].bias)
+    model.scale.fill_(0.3)
+    path = tmp_path_factory.mktemp("classifier") / "x.safetensors"
+    save_weights(path, model)
+    return path, request.param
+
+
+def embed(path, images):
+    with torch.no_grad():
+        return load_classifier(path, CPU).embed(to_unit(images)).double().numpy()
+
+
+def fid_by_numpy(x, y):
+    mean = x.mean(0) - y.mean(0)
+    a, b = np.cov(x, rowvar=False), np.cov(y, rowvar=False)
+    roots = np.sqrt(np.linalg.eigvals(a @ b).real.clip(0))  # of the square root of a @ b, singular or not
+    return float(mean @ mean + np.trace(a + b) - 2 * roots.sum())
+
+
+def kid_by_numpy(x, y):
+    """Unbiased squared MMD with the kernel (x.y / d + 1)^3 (Binkowski et al. 2018)."""
+    kxx, kyy, kxy = ((p @ q.T / p.shape[1] + 1) ** 3 for p, q in ((x, x), (y, y), (x, y)))
+    m, n = len(x), len(y)
+    return float((kxx.sum() - np.trace(kxx)) / (m * (m - 1)) + (kyy.sum() - np.trace(kyy)) / (n * (n - 1)) - 2 * kxy.mean())
+
+
+def measure(path, images, real, seed=0, **changes):
+    return fid_and_kid(images, real, path, SETTINGS.model_copy(update=changes), seed, CPU)
+
+
+def test_fid_and_kid_agree_with_their_closed_forms(classifier):
+    path, channels = classifier
+    images, real = pictures(90, channels, 0, level=150), pictures(90, channels, 1, level=100)
+    x, y = embed(path, images), embed(path, real)
+    assert x.shape == (90, 16)
+    found = measure(path, images, real)
+    assert found["fid"] == pytest.approx(fid_by_numpy(x, y), rel=1e-3)
+    assert found["fid"] > 0.01
+    # a subset as large as the set leaves nothing to chance
+    assert found["kid"] == pytest.approx(kid_by_numpy(x, y), rel=1e-3)
+    assert found["kid"] > 1e-3
+    assert all(type(found[key]) is float for key in ("fid", "kid"))
+
+
+def test_fid_of_sets_of_different_size(classifier):
+    path, channels = classifier
+    images, real = pictures(50, channels, 0, level=150), pictures(120, channels, 1, level=100)
+    assert measure(path, images, real)["fid"] == pytest.approx(fid_by_numpy(embed(path, images), embed(path, real)), rel=1e-3)
+
+
+def test_the_test_set_itself_has_fid_0(classifier):
+    path, channels = classifier
+    real = pictures(90, channels)
+    floor = measure(path, pictures(90, channels, 1), real)["fid"]
+    assert abs(measure(path, real, real)["fid"]) < 1e-3 * floor
+
+
+def test_kid_of_two_halves_of_one_set_is_0_within_its_spread(classifier):
+    path, channels = classifier
+    both = pictures(160, channels)
+    features = embed(path, both)
+    draws = np.random.default_rng(0)
+    orders = [draws.permutation(160) for _ in range(50)]
+    spread = np.std([kid_by_numpy(features[o[:80]], features[o[80:]]) for o in orders])
+    assert abs(measure(path, both[:80], both[80:])["kid"]) < 4 * spread
+    assert measure(path, both[:80], pictures(80, channels, 1, level=250))["kid"] > 4 * spread
+
+
+def test_order_of_images_does_not_matter(classifier):
+    path, channels = classifier
+    images, real = pictures(70, channels, 0, level=150), pictures(70, channels, 1)
+    found = measure(path, images, real)
+    again = measure(path, images.flip(0), real.roll(13, 0), batch_size=17)
+    assert again == pytest.approx(found, rel=1e-4)
+
+
+def test_fid_and_kid_are_the_same_twice(classifier):
+    path, channels = classifier
+    images, real = pictures(60, channels, 0), pictures(60, channels, 1)
+    assert measure(path, images, real, kid_subset_size=20) == measure(path, images, real, kid_subset_size=20)
+
+
+@pytest.mark.parametrize(("asked", "n", "n_real", "used"), [(1000, 40, 60, 40), (1000, 60, 40, 40), (20, 60, 40, 20), (40, 40, 40, 40)])
+def test_kid_subsets_are_no_larger_than_the_sets(classifier, asked, n, n_real, used):
+    path, channels = classifier
+    assert measure(path, pictures(n, channels), pictures(n_real, channels, 1), kid_subset_size=asked)["kid_subset_size"] == used
+
+
+def test_any_seed_that_params_accept_will_do(classifier):
+    path, channels = classifier
+    largest = 2**32 - 1
+    raw = yaml.safe_load(yaml.safe_dump(RAW))
+    raw["recipes"]["quick"]["seed"] = largest
+    check_params(raw)
+    measure(path, pictures(10, channels), pictures(10, channels, 1), seed=largest, kid_subset_size=5)
+    with pytest.raises(ValueError):  # which is why params.yaml must not accept it
+        measure(path, pictures(10, channels), pictures(10, channels, 1), seed=largest + 1, kid_subset_size=5)
+
+
+# --- the classifier -------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def digits(tmp_path, monkeypatch):
+    """A project folder with digits in it, and parameters with a short training of the classifier."""
+    monkeypatch.chdir(tmp_path)
+    fetch(PARAMS, "digits")
+    return PARAMS.model_copy(update={"classifier": PARAMS.classifier.model_copy(update={"steps": 60, "threads": 1})})
+
+
+def test_classifier_learns_and_its_features_have_mean_square_1(digits):
+    path = train_classifier(digits, "digits", CPU)
+    data = load_images(artifacts.data_path("digits"))
+    assert np.square(embed(path, data.images["train"])).mean() == pytest.approx(1, rel=1e-4)
+    accuracy = artifacts.read_json(artifacts.settings_path(path))["test_accuracy"]
+    with torch.no_grad():
+        guesses = load_classifier(path, CPU)(to_unit(data.images["test"])).argmax(1)
+    assert accuracy == pytest.approx(float((guesses == data.labels["test"]).float().mean()))
+    assert accuracy > 0.5
+
+
+def test_classifier_is_the_same_twice(digits):
+    short = digits.model_copy(update={"classifier": digits.classifier.model_copy(update={"steps": 3})})
+    first = artifacts.sha256(train_classifier(short, "digits", CPU))
+    torch.manual_seed(99)
+    assert artifacts.sha256(train_classifier(short, "digits", CPU)) == first
+
+
+def test_loaded_classifier_has_the_sizes_of_its_file(classifier):
+    path, channels = classifier
+    model = load_classifier(path, CPU)
+    assert isinstance(model.features[0], nn.Conv2d)
+    assert model.features[0].in_channels == channels
+    assert not model.training
+    assert float(model.scale) == pytest.approx(0.3)
+
+
+@pytest.mark.parametrize("other", [nn.Linear(3, 4), nn.Sequential()], ids=["other tensors", "no tensors"])
+def test_file_that_is_no_classifier(tmp_path, other):
+    save_weights(tmp_path / "x.safetensors", other)
+    with pytest.raises(UserError, match="x.safetensors is damaged"):
+        load_classifier(tmp_path / "x.safetensors", CPU)

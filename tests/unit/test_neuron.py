@@ -1,0 +1,220 @@
+"""LIF (Eq. 1-3) against NumPy and SpikingJelly, and the layer made of synapse, norm and LIF."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from spikingjelly.activation_based import functional, surrogate
+from torch import nn
+
+from spiking_diffusion.snn import LIF, SpikingLayer, layers, use_fused
+
+DYNAMICS = [
+    {},
+    {"tau": 3.5},
+    {"tau": 1.25, "v_threshold": 0.7},
+    {"v_reset": -0.5},
+    {"tau": 4.0, "v_threshold": 0.6, "v_reset": 0.2},
+]
+
+
+@pytest.fixture(params=["spikingjelly", "fused"])
+def make_lif(request, neuron):
+    """A LIF with some settings changed, by either implementation; what would be compiled runs as it is."""
+
+    def make(**changes):
+        lif = LIF(neuron.model_copy(update=changes))
+        use_fused(lif, request.param == "fused")
+        return lif
+
+    with torch.compiler.set_stance("force_eager"):
+        yield make
+
+
+def random_current(steps=12, shape=(3, 4, 5)):
+    return torch.randn(steps, *shape, dtype=torch.float64) * 2 + 0.7
+
+
+def backward_reference(charged, upstream, tau=2.0, v_threshold=1.0, v_reset=0.0, alpha=2.0, detach_reset=False):
+    """Gradient of the current: the chain rule through Eq. 1-3, from the last step to the first."""
+    grad_x, grad_v = np.zeros_like(charged), np.zeros(charged.shape[1:])
+    for t in reversed(range(len(charged))):
+        h = charged[t]
+        fired = h >= v_threshold
+        ds_dh = alpha / (2 * (1 + (math.pi / 2 * alpha * (h - v_threshold)) ** 2))
+        dv_dh = 1 - fired + (0 if detach_reset else (v_reset - h) * ds_dh)
+        grad_h = upstream[t] * ds_dh + grad_v * dv_dh
+        grad_x[t] = grad_h / tau
+        grad_v = grad_h * (1 - 1 / tau)
+    return grad_x
+
+
+# --- LIF ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("changes", DYNAMICS)
+def test_spikes_follow_eq_1_to_3(make_lif, lif_reference, changes):
+    current = random_current()
+    expected, _ = lif_reference(current.numpy(), **changes)
+    assert 0.1 < expected.mean() < 0.9
+    np.testing.assert_array_equal(make_lif(**changes)(current).numpy(), expected)
+
+
+def test_threshold_itself_is_a_spike(make_lif):
+    """Eq. 2: Theta(0) = 1. A current of 2 charges to exactly 1, the next smaller float to just below."""
+    below = np.nextafter(np.float32(2), np.float32(0))
+    assert make_lif()(torch.tensor([[2.0, below]])).tolist() == [[1.0, 0.0]]
+    assert make_lif()(torch.tensor([[1.0], [1.5]])).tolist() == [[0.0], [1.0]]  # 0.5, then 0.5 + (1.5 - 0.5) / 2
+
+
+def test_reset_is_hard(make_lif):
+    """Eq. 3: an overshoot of 4 is forgotten; 1.9 then charges from rest to 0.95 only."""
+    assert make_lif()(torch.tensor([[10.0], [1.9], [1.9]])).flatten().tolist() == [1.0, 0.0, 1.0]
+
+
+@pytest.mark.parametrize("detach_reset", [False, True])
+@pytest.mark.parametrize("changes", [*DYNAMICS, {"alpha": 5.0}])
+def test_gradient_is_backpropagation_through_time(make_lif, lif_reference, changes, detach_reset):
+    current = random_current().requires_grad_()
+    upstream = torch.randn_like(current)
+    (make_lif(**changes, detach_reset=detach_reset)(current) * upstream).sum().backward()
+
+    dynamics = {key: value for key, value in changes.items() if key != "alpha"}
+    _, charged = lif_reference(current.detach().numpy(), **dynamics)
+    expected = backward_reference(charged, upstream.numpy(), **changes, detach_reset=detach_reset)
+    other = backward_reference(charged, upstream.numpy(), **changes, detach_reset=not detach_reset)
+    np.testing.assert_allclose(current.grad.numpy(), expected, rtol=1e-9, atol=1e-12)
+    assert not np.allclose(expected, other, rtol=1e-2)  # the switch is visible in these data
+
+
+def spikingjelly(current, settings):
+    spikes, _, _ = functional.lif_multi_step(
+        current,
+        torch.full_like(current[0], settings.v_reset).detach(),
+        tau=settings.tau,
+        decay_input=True,
+        v_threshold=settings.v_threshold,
+        v_reset=settings.v_reset,
+        surrogate_function=surrogate.ATan(alpha=settings.alpha),
+        detach_reset=settings.detach_reset,
+    )
+    return spikes
+
+
+def spikes_and_gradient(function, current, upstream):
+    leaf = current.clone().requires_grad_()
+    spikes = function(leaf)
+    return spikes.detach(), torch.autograd.grad((spikes * upstream).sum(), leaf)[0]
+
+
+@pytest.mark.parametrize("changes", [*DYNAMICS, {"detach_reset": True}])
+def test_equals_spikingjelly(make_lif, changes):
+    lif, current, upstream = make_lif(**changes), random_current(), random_current()
+    spikes, grad = spikes_and_gradient(lif, current, upstream)
+    expected_spikes, expected_grad = spikes_and_gradient(lambda x: spikingjelly(x, lif.settings), current, upstream)
+    assert torch.equal(spikes, expected_spikes)
+    torch.testing.assert_close(grad, expected_grad, rtol=1e-9, atol=1e-12)
+
+
+def test_compiled_kernel_equals_spikingjelly(neuron):
+    """The kernel as training uses it: float32, compiled (where there is a compiler)."""
+    for changes in ({}, {"tau": 3.5, "v_reset": -0.5}, {"v_threshold": 0.6, "alpha": 5.0}):
+        settings = neuron.model_copy(update=changes)
+        lif = LIF(settings)
+        use_fused(lif)
+        current, upstream = random_current(4, (6, 50)).float(), random_current(4, (6, 50)).float()
+        spikes, grad = spikes_and_gradient(lif, current, upstream)
+        expected_spikes, expected_grad = spikes_and_gradient(lambda x, s=settings: spikingjelly(x, s), current, upstream)
+        assert torch.equal(spikes, expected_spikes)
+        torch.testing.assert_close(grad, expected_grad, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("changes", DYNAMICS)
+def test_steps_by_hand_equal_forward(make_lif, lif_reference, changes):
+    lif, current = make_lif(**changes), random_current()
+    v, spikes = lif.rest(current[0]), []
+    assert (v == changes.get("v_reset", 0.0)).all()
+    for x in current:
+        s, v = lif.step(x, v)
+        spikes.append(s)
+    assert torch.equal(torch.stack(spikes), lif(current))
+    expected, charged = lif_reference(current.numpy(), **changes)
+    membranes = np.where(expected[-1] == 1, changes.get("v_reset", 0.0), charged[-1])
+    np.testing.assert_allclose(v.numpy(), membranes, rtol=1e-12)
+
+
+def test_nothing_is_remembered_between_calls(make_lif):
+    lif, current = make_lif(), random_current()
+    first = lif(current)
+    lif(random_current(shape=(2, 2)) + 5)  # another batch, of another shape, in between
+    assert torch.equal(lif(current), first)
+
+
+def test_constant_currents_give_only_17_spike_trains(make_lif):
+    """tau = 2, T = 16: a train is silent or has a fixed period of 1..16, so an ASG cannot be lossless."""
+    currents = torch.cat([1 + torch.logspace(-8, 1, 20_001, dtype=torch.float64), torch.linspace(-5, 1, 101)])
+    trains = make_lif()(currents.expand(16, -1)).T
+    periodic = [[float((t + 1) % period == 0) for t in range(16)] for period in range(1, 17)]
+    expected = {tuple(train) for train in [[0.0] * 16, *periodic]}
+    assert len(expected) == 17
+    assert set(map(tuple, trains.tolist())) == expected
+
+
+# --- layers ---------------------------------------------------------------------------------------------
+
+
+def test_norm_takes_statistics_over_time_and_batch(neuron, lif_reference):
+    layer = layers.linear(neuron, 3, 4).double()
+    nn.init.uniform_(layer.norm.bias, 0, 2)
+    x = torch.randn(6, 5, 3, dtype=torch.float64)
+    current = x.numpy() @ layer.synapse.weight.detach().numpy().T
+    current = (current - current.mean((0, 1))) / np.sqrt(current.var((0, 1)) + layer.norm.eps)
+    expected, _ = lif_reference(current + layer.norm.bias.detach().numpy())
+    assert 0.1 < expected.mean() < 0.9
+    np.testing.assert_array_equal(layer(x).detach().numpy(), expected)
+
+
+@pytest.mark.parametrize(
+    ("build", "shape"),
+    [
+        (lambda neuron: layers.conv(neuron, 3, 4, 3, stride=2), (2, 3, 8, 8)),
+        (lambda neuron: layers.conv_transpose(neuron, 3, 4), (2, 3, 4, 4)),
+        (lambda neuron: layers.linear(neuron, 3, 4), (6, 3)),
+    ],
+)
+def test_constant_input_equals_repeated_input(neuron, build, shape):
+    """In training mode; only the running variance differs, as n values and T copies of them are divided by n - 1."""
+    steps, momentum = 5, 0.1
+    once: SpikingLayer = build(neuron).double()
+    nn.init.uniform_(once.norm.bias, 0, 2)
+    repeated: SpikingLayer = build(neuron).double()
+    repeated.load_state_dict(once.state_dict())
+    x = torch.randn(shape, dtype=torch.float64)
+    a, b = once.forward_constant(x, steps), repeated(x.expand(steps, *shape))
+    assert torch.equal(a, b)
+    assert 0.1 < a.mean() < 0.9
+
+    upstream = torch.randn_like(a)
+    (a * upstream).sum().backward()
+    (b * upstream).sum().backward()
+    for p, q in zip(once.parameters(), repeated.parameters(), strict=True):
+        torch.testing.assert_close(p.grad, q.grad, rtol=1e-5, atol=1e-8)
+
+    torch.testing.assert_close(once.norm.running_mean, repeated.norm.running_mean)
+    n = a[0].numel() // a.shape[2]  # values per channel
+    factor = (n / (n - 1)) / (steps * n / (steps * n - 1))
+    initial = 1 - momentum  # what is left of the initial running variance of 1
+    torch.testing.assert_close(once.norm.running_var - initial, factor * (repeated.norm.running_var - initial))
+
+
+def test_layer_steps_equal_its_forward(neuron, lively):
+    layer = lively(layers.conv(neuron, 3, 4, 3)).double().eval()
+    x = torch.randn(5, 2, 3, 6, 6, dtype=torch.float64)
+    v, spikes = None, []
+    for frame in x:
+        s, v = layer.step(frame, v)
+        spikes.append(s)
+    expected = layer(x)
+    assert 0.1 < expected.mean() < 0.9
+    assert torch.equal(torch.stack(spikes), expected)

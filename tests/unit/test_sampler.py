@@ -1,0 +1,215 @@
+"""The ancestral sampler against the law of its definition, computed exactly on small grids."""
+
+import itertools
+import math
+
+import numpy as np
+import pytest
+import torch
+from scipy import stats
+
+from spiking_diffusion.diffusion import AbsorbingDiffusion, sample_ancestral
+
+CPU = torch.device("cpu")
+
+
+class TableDenoiser:
+    """Logits (B, K, h, w) looked up by (t, tokens) in a table (steps + 1, (K+1)^n, n, K); remembers its calls."""
+
+    def __init__(self, table, size):
+        self.table = torch.as_tensor(table)
+        self.size = size
+        self.calls = []
+
+    def __call__(self, tokens, t):
+        self.calls.append((tokens.clone(), t.clone()))
+        flat = tokens.flatten(1)
+        index = (flat * (self.size + 1) ** torch.arange(flat.shape[1])).sum(1)
+        return self.table[t, index].movedim(1, 2).unflatten(2, tokens.shape[1:])
+
+
+def index_of(state, base):
+    return sum(token * base**i for i, token in enumerate(state))
+
+
+def counts_of(tokens, size):
+    """How often each of the K^n grids was drawn, in the order of ``itertools.product``."""
+    flat = tokens.flatten(1)
+    n = flat.shape[1]
+    return np.bincount((flat * size ** torch.arange(n - 1, -1, -1)).sum(1).numpy(), minlength=size**n)
+
+
+def law_of_definition(table, size, n, steps):
+    """p of each final grid: for t = T_d..1 each token still masked is revealed with probability 1/t."""
+    p = torch.as_tensor(table).softmax(-1).numpy()
+    law = {(size,) * n: 1.0}
+    for t in range(steps, 0, -1):
+        after = dict.fromkeys(itertools.product(range(size + 1), repeat=n), 0.0)
+        for state, mass in law.items():
+            if mass == 0:
+                continue
+            code = p[t, index_of(state, size + 1)]
+            options = [
+                [(size, 1 - 1 / t), *((k, code[i, k] / t) for k in range(size))] if token == size else [(token, 1.0)]
+                for i, token in enumerate(state)
+            ]
+            for choice in itertools.product(*options):
+                after[tuple(token for token, _ in choice)] += mass * math.prod(q for _, q in choice)
+        law = after
+    return np.array([law[state] for state in itertools.product(range(size), repeat=n)])
+
+
+def exact_conditionals(joint, size, n):
+    """Logits ((K+1)^n, n, K) of p(token i | tokens that show) under a joint law with the shape (K,) * n."""
+    logits = np.zeros(((size + 1) ** n, n, size))
+    for state in itertools.product(range(size + 1), repeat=n):
+        given = joint[tuple(slice(None) if token == size else slice(token, token + 1) for token in state)]
+        for i, token in enumerate(state):
+            if token == size:
+                marginal = given.sum(tuple(axis for axis in range(n) if axis != i))
+                logits[index_of(state, size + 1), i] = np.log(marginal / marginal.sum())
+    return logits
+
+
+@pytest.fixture
+def joint():
+    """A law over 2x2 grids of 3 codes in which tokens depend on each other."""
+    return np.random.default_rng(0).dirichlet(np.full(81, 2.0)).reshape(3, 3, 3, 3)
+
+
+@pytest.fixture
+def random_table():
+    """A denoiser over 2x2 grids of 2 codes with 4 steps that is as inconsistent as tables can be."""
+    return np.random.default_rng(1).normal(size=(5, 3**4, 4, 2))
+
+
+def test_perfect_denoiser_gives_the_data_law(joint, rng):
+    """With so many steps that no two tokens are revealed at once, the sampler is exact."""
+    steps, n = 10**6, 20_000
+    table = torch.as_tensor(exact_conditionals(joint, 3, 4))
+    denoiser = TableDenoiser(table[None], 3)
+    tokens, _ = sample_ancestral(
+        lambda x, t: denoiser(x, torch.zeros_like(t)), AbsorbingDiffusion(3, steps), (n, 2, 2), 1.0, rng(), CPU
+    )
+    assert stats.chisquare(counts_of(tokens, 3), joint.flatten() * n).pvalue > 0.01
+
+
+def test_one_step_gives_the_product_of_marginals(joint, rng):
+    """The same denoiser with everything revealed at once: tokens lose their dependence, and the test sees it."""
+    n = 20_000
+    table = np.stack([exact_conditionals(joint, 3, 4)] * 2)
+    tokens, calls = sample_ancestral(TableDenoiser(table, 3), AbsorbingDiffusion(3, 1), (n, 2, 2), 1.0, rng(), CPU)
+    marginals = [joint.sum(tuple(axis for axis in range(4) if axis != i)) for i in range(4)]
+    product = np.einsum("a,b,c,d->abcd", *marginals).flatten()
+    assert calls == n
+    assert stats.chisquare(counts_of(tokens, 3), product * n).pvalue > 0.01
+    assert stats.chisquare(counts_of(tokens, 3), joint.flatten() * n).pvalue < 1e-9
+
+
+def test_law_is_that_of_the_step_by_step_definition(random_table, rng):
+    """T_d = 4: several tokens at one step, steps without any, and a denoiser that looks at t."""
+    n = 20_000
+    denoiser = TableDenoiser(random_table, 2)
+    tokens, _ = sample_ancestral(denoiser, AbsorbingDiffusion(2, 4), (n, 2, 2), 1.0, rng(), CPU)
+    assert (tokens.shape, tokens.dtype) == ((n, 2, 2), torch.int64)
+    assert stats.chisquare(counts_of(tokens, 2), law_of_definition(random_table, 2, 4, 4) * n).pvalue > 0.01
+
+
+def law_of_calls(n, steps):
+    """P(number of steps that reveal something), for n tokens, each masked one revealed with probability 1/t."""
+    law = {(n, 0): 1.0}
+    for t in range(steps, 0, -1):
+        after = {}
+        for (masked, calls), mass in law.items():
+            for revealed in range(masked + 1):
+                key = masked - revealed, calls + (revealed > 0)
+                after[key] = after.get(key, 0.0) + mass * stats.binom.pmf(revealed, masked, 1 / t)
+        law = after
+    return np.array([law.get((0, calls), 0.0) for calls in range(min(n, steps) + 1)])
+
+
+def test_number_of_calls_has_the_law_of_the_definition(random_table, rng):
+    n, per_sample = 10_000, torch.zeros(10_000, dtype=torch.int64)
+    denoiser = TableDenoiser(random_table, 2)
+    _, calls = sample_ancestral(
+        denoiser, AbsorbingDiffusion(2, 4), (n, 2, 2), 1.0, rng(), CPU, lambda _, t: per_sample.add_(t > 0)
+    )
+    expected = law_of_calls(4, 4)
+    assert expected[0] == 0
+    assert stats.chisquare(np.bincount(per_sample, minlength=5)[1:], expected[1:] * n).pvalue > 0.01
+    assert calls == int(per_sample.sum()) == sum(len(t) for _, t in denoiser.calls)
+
+
+def test_expected_number_of_calls_for_49_tokens(rng):
+    """T_d (1 - (1 - 1/T_d)^T_d): about 31 of 49."""
+    n, law = 400, law_of_calls(49, 49)
+    mean = law @ np.arange(50)
+    std = math.sqrt(law @ (np.arange(50) - mean) ** 2)
+    assert mean == pytest.approx(49 * (1 - (1 - 1 / 49) ** 49))
+    diffusion = AbsorbingDiffusion(2, 49)
+    _, calls = sample_ancestral(lambda x, t: torch.zeros(len(x), 2, 7, 7), diffusion, (n, 7, 7), 1.0, rng(), CPU)
+    assert calls / n == pytest.approx(mean, abs=5 * std / math.sqrt(n))
+
+
+def test_network_is_asked_at_the_next_step_that_reveals_something(random_table, rng):
+    """Never for a finished sample; what is masked at a call is what is revealed at this t or a smaller one."""
+    n, steps, frames = 3000, 4, []
+    denoiser = TableDenoiser(random_table, 2)
+    tokens, _ = sample_ancestral(
+        denoiser,
+        AbsorbingDiffusion(2, steps),
+        (n, 2, 2),
+        1.0,
+        rng(),
+        CPU,
+        lambda tokens, t: frames.append((tokens.clone(), t.clone())),
+    )
+    assert len(frames) == len(denoiser.calls) <= steps
+    assert torch.equal(frames[-1][0], tokens)
+
+    reveal_at = torch.zeros(n, 2, 2, dtype=torch.int64)
+    shown = torch.full((n, 2, 2), 2)
+    for frame, t in frames:
+        new = (shown == 2) & (frame != 2)
+        assert torch.equal(frame[shown != 2], shown[shown != 2])  # what shows stays
+        reveal_at = torch.where(new, t.view(-1, 1, 1), reveal_at)
+        shown = frame
+    assert stats.chisquare(np.bincount(reveal_at.flatten(), minlength=5)[1:]).pvalue > 0.01  # uniform on 1..T_d
+
+    before = torch.full((n,), steps + 1)
+    for (asked, t), (_, t_all) in zip(denoiser.calls, frames, strict=True):
+        active = t_all > 0
+        masked, at = asked == 2, reveal_at[active]
+        assert torch.equal(t, t_all[active])
+        assert masked.flatten(1).any(1).all()
+        assert torch.equal(masked, at <= t.view(-1, 1, 1))
+        assert (at == t.view(-1, 1, 1)).flatten(1).any(1).all()
+        assert (t < before[active]).all()
+        before = t_all
+
+
+def test_small_temperature_takes_the_most_likely_token(rng):
+    """At every place of a grid that is not square, whatever the order of revealing."""
+    logits = torch.randn(5, 2, 3)
+    diffusion = AbsorbingDiffusion(5, 6)
+    tokens, _ = sample_ancestral(lambda x, t: logits.expand(len(x), -1, -1, -1), diffusion, (50, 2, 3), 1e-4, rng(), CPU)
+    assert torch.equal(tokens, logits.argmax(0).expand(50, -1, -1))
+
+
+@pytest.mark.parametrize("temperature", [0.5, 1.0, 2.0])
+def test_temperature_divides_the_logits(temperature, rng):
+    n, logits = 10_000, torch.tensor([0.0, 1.0, -1.0, 0.5])
+    diffusion = AbsorbingDiffusion(4, 1)
+    tokens, _ = sample_ancestral(lambda x, t: logits.expand(len(x), 4).view(-1, 4, 1, 1), diffusion, (n, 1, 1), temperature, rng(), CPU)
+    weights = np.exp(logits.double().numpy() / temperature)
+    assert stats.chisquare(counts_of(tokens, 4), weights / weights.sum() * n).pvalue > 0.01
+
+
+def test_samples_depend_on_the_generator_alone(random_table, rng):
+    def draw(seed):
+        torch.rand(3)  # the global generator moves on
+        diffusion = AbsorbingDiffusion(2, 4)
+        return sample_ancestral(TableDenoiser(random_table, 2), diffusion, (50, 2, 2), 1.0, rng(seed), CPU)[0]
+
+    assert torch.equal(draw(1), draw(1))
+    assert not torch.equal(draw(1), draw(2))

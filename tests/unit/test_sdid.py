@@ -1,0 +1,76 @@
+"""SDID: its input current, what is hoisted out of time, state."""
+
+import copy
+
+import pytest
+import torch
+
+from spiking_diffusion import config
+from spiking_diffusion.diffusion import SDID
+
+SIZE, STEPS, T = 5, 16, 6
+
+
+@pytest.fixture
+def make(neuron, train_settings, lively):
+    def build(size=SIZE, steps=STEPS):
+        settings = config.SDID(T=T, channels=[6, 8, 7], embed_dim=4, loss="elbo", train=train_settings)
+        return lively(SDID(settings, neuron, size, steps))
+
+    return build
+
+
+@pytest.fixture
+def batch():
+    """Tokens with masks, and steps, the extreme ones among them."""
+    tokens = torch.randint(SIZE + 1, (4, 4, 4))
+    assert SIZE in tokens
+    return tokens, torch.tensor([1, STEPS, 7, 7])
+
+
+@pytest.mark.parametrize(("side", "size"), [(7, 128), (8, 128)])
+def test_logits_of_every_code_for_every_token(make, side, size):
+    model = make(size, side * side)
+    logits = model(torch.randint(size + 1, (2, side, side)), torch.tensor([1, side * side]))
+    assert logits.shape == (2, size, side, side)
+
+
+def per_step_logits(model, tokens, t):
+    """The definition, one step at a time: the same current into block 1 T times, a convolution per step, the mean."""
+    batch, height, width = tokens.shape
+    current = torch.empty(batch, model.token_embedding.embedding_dim, height, width, dtype=torch.float64)
+    for b in range(batch):
+        for i in range(height):
+            for j in range(width):
+                current[b, :, i, j] = model.token_embedding.weight[tokens[b, i, j]] + model.step_embedding.weight[t[b]]
+    first, second, third = model.blocks
+    skipped = first(torch.stack([current] * T))
+    last = third(second(skipped))
+    return sum(model.out(torch.cat([a, b], 1)) for a, b in zip(skipped, last, strict=True)) / T
+
+
+def test_hoisted_mean_equals_a_convolution_per_step(make, batch):
+    """In training mode: logits, and gradients of all parameters."""
+    hoisted = make().double()
+    plain = copy.deepcopy(hoisted)
+    actual, expected = hoisted(*batch), per_step_logits(plain, *batch)
+    torch.testing.assert_close(actual, expected, rtol=1e-5, atol=1e-8)
+    upstream = torch.randn_like(actual)
+    (actual * upstream).sum().backward()
+    (expected * upstream).sum().backward()
+    for (name, p), q in zip(hoisted.named_parameters(), plain.parameters(), strict=True):
+        assert p.grad.abs().sum() > 0, name
+        torch.testing.assert_close(p.grad, q.grad, rtol=1e-5, atol=1e-8)
+
+
+def test_same_batch_same_logits(make, batch):
+    """No state, and no other sample of the batch has a say in evaluation mode."""
+    model, (tokens, t) = make().eval(), batch
+    logits, order = model(tokens, t), torch.tensor([2, 0, 3, 1])
+    assert torch.equal(model(tokens, t), logits)
+    torch.testing.assert_close(model(tokens[order], t[order]), logits[order])
+
+
+def test_logits_depend_on_the_step(make, batch):
+    model, (tokens, t) = make().eval(), batch
+    assert not torch.equal(model(tokens, t)[3], model(tokens, t + torch.tensor([0, 0, 0, 1]))[3])

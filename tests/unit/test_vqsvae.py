@@ -1,0 +1,245 @@
+"""VQ-SVAE: shapes, what is hoisted out of time, straight-through gradients, the loss of Eq. 9."""
+
+import copy
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from spiking_diffusion.snn import use_fused
+from spiking_diffusion.vqsvae import VQSVAE, VQSVAEOutput, vqsvae_loss
+
+PARTS = ["encoder", "k", "codebook", "asg", "decoder"]
+
+
+@pytest.fixture
+def make(neuron, vqsvae_settings, lively):
+    """A small VQ-SVAE on (1, 8, 8) images, in training mode."""
+
+    def build(shape=(1, 8, 8), **changes):
+        return lively(VQSVAE(vqsvae_settings(**changes), neuron, shape))
+
+    return build
+
+
+@pytest.fixture
+def images():
+    return torch.rand(6, 1, 8, 8)
+
+
+# --- shapes and state -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("shape", "side"), [((1, 28, 28), 7), ((3, 32, 32), 8)])
+def test_shapes_and_ranges(make, shape, side):
+    model, images = make(shape), torch.rand(2, *shape)
+    out = model(images)
+    assert out.images.shape == images.shape
+    assert out.encoder_spikes.shape == out.asg_spikes.shape == (5, 2, 3, side, side)
+    assert out.z_e.shape == out.z_q.shape == (2, 3, side, side)
+    for spikes in (out.encoder_spikes, out.asg_spikes):
+        assert set(spikes.unique().tolist()) == {0.0, 1.0}
+
+    tokens = model.encode(images)
+    assert tokens.shape == out.tokens.shape == (2, side, side) == (2, *model.token_shape)
+    assert tokens.dtype == torch.int64
+    assert 0 <= tokens.min() <= tokens.max() < 5
+    decoded = model.decode(tokens)
+    assert decoded.shape == images.shape
+    assert 0 <= decoded.min() < decoded.max() <= 1
+
+
+def test_same_images_same_tokens(make):
+    """No state and no other image of the batch has a say in evaluation mode."""
+    model, images = make().eval(), torch.rand(12, 1, 8, 8)
+    tokens, order = model.encode(images), torch.randperm(12)
+    assert len(tokens.unique()) > 1
+    assert torch.equal(model.encode(images), tokens)
+    assert torch.equal(model.encode(images[order]), tokens[order])
+    assert torch.equal(torch.cat([model.encode(image[None]) for image in images]), tokens)
+
+
+def test_initialisation_follows_the_global_seed_and_passes_are_deterministic(make, images):
+    def run():
+        torch.manual_seed(3)
+        return make()(images)
+
+    for a, b in zip(run(), run(), strict=True):
+        assert torch.equal(a, b)
+
+
+@pytest.mark.parametrize("straight_through", ["spikes", "embedding"])
+def test_forward_shows_what_decode_makes_of_the_tokens(make, images, straight_through):
+    """Straight-through changes gradients only: tokens alone determine the image."""
+    model = make(straight_through=straight_through).eval()
+    out = model(images)
+    assert torch.equal(out.tokens, model.encode(images))
+    assert torch.equal(out.z_q.movedim(1, -1), model.codebook.codes[out.tokens])
+    torch.testing.assert_close(model.decode(out.tokens), out.images.clamp(0, 1))
+
+
+# --- encoder and decoder --------------------------------------------------------------------------------
+
+
+def test_encoder_sees_the_shifted_image_at_every_step(make, images, lif_reference):
+    """Direct encoding, layer by layer in plain functions: image - 0.5, T times over."""
+    encoder = make((1, 8, 8)).encoder.double().eval()
+    x = (images.double() - 0.5).expand(5, *images.shape)
+    for layer, stride, padding in ((encoder.first, 2, 1), (encoder.second, 2, 1), (encoder.third, 1, 0)):
+        norm = layer.norm
+        current = F.conv2d(x.flatten(0, 1), layer.synapse.weight, None, stride, padding)
+        current = F.batch_norm(current, norm.running_mean, norm.running_var, norm.weight, norm.bias).detach()
+        spikes, _ = lif_reference(current.unflatten(0, x.shape[:2]).numpy())
+        assert 0.05 < spikes.mean() < 0.95
+        x = torch.as_tensor(spikes)
+    assert torch.equal(encoder(images.double()), x)
+
+
+@pytest.mark.parametrize("decay", [0.8, 1.0])
+def test_decoder_output_is_the_leaky_sum_of_every_step(make, decay):
+    """tanh(sum_t decay^(T-1-t) ConvT(s_t)) + 0.5, once with the sum first and once step by step."""
+    hoisted = make(output_decay=decay).decoder.double()
+    torch.nn.init.constant_(hoisted.out.bias, -0.2)
+    plain = copy.deepcopy(hoisted)
+    spikes = (torch.rand(5, 4, 3, 2, 2) < 0.5).double()
+    a, b = spikes.clone().requires_grad_(), spikes.clone().requires_grad_()
+
+    leaky = torch.zeros(4, 1, 8, 8, dtype=torch.float64)
+    for hidden in plain.second(plain.first(b)):
+        leaky = decay * leaky + plain.out(hidden)
+    expected, actual = torch.tanh(leaky) + 0.5, hoisted(a)
+    torch.testing.assert_close(actual, expected, rtol=1e-5, atol=1e-6)
+    assert actual.std() > 0.2
+
+    upstream = torch.randn_like(actual)
+    (actual * upstream).sum().backward()
+    (expected * upstream).sum().backward()
+    torch.testing.assert_close(a.grad, b.grad, rtol=1e-5, atol=1e-6)
+    for p, q in zip(hoisted.parameters(), plain.parameters(), strict=True):
+        torch.testing.assert_close(p.grad, q.grad, rtol=1e-5, atol=1e-6)
+
+
+def test_fused_neurons_change_nothing(make, images):
+    model = make()
+    fused = copy.deepcopy(model)
+    use_fused(fused)
+    with torch.compiler.set_stance("force_eager"):
+        losses = [vqsvae_loss(m(images), images, 0.1, m.settings)["loss"] for m in (model, fused)]
+        for loss in losses:
+            loss.backward()
+    torch.testing.assert_close(losses[1], losses[0])
+    for p, q in zip(model.parameters(), fused.parameters(), strict=True):
+        torch.testing.assert_close(q.grad, p.grad, rtol=1e-4, atol=1e-6)
+
+
+# --- gradients ------------------------------------------------------------------------------------------
+
+
+def reached(model, loss):
+    """The parts of the model in which ``loss`` has a gradient."""
+    model.zero_grad(set_to_none=True)
+    loss.backward(retain_graph=True)
+    return {
+        name.split(".")[0] for name, p in model.named_parameters() if p.grad is not None and bool((p.grad != 0).any())
+    }
+
+
+@pytest.mark.parametrize(
+    ("straight_through", "term", "expected"),
+    [
+        ("spikes", "reconstruction", {"encoder", "decoder"}),
+        ("spikes", "codebook", {"codebook"}),
+        ("spikes", "commitment", {"encoder", "k"}),
+        ("spikes", "asg", {"asg", "codebook"}),
+        ("spikes", "asg_commitment", {"encoder"}),
+        ("spikes", "loss", set(PARTS)),
+        ("embedding", "reconstruction", {"encoder", "k", "asg", "decoder"}),
+        ("embedding", "codebook", {"codebook"}),
+        ("embedding", "commitment", {"encoder", "k"}),
+        ("embedding", "asg_commitment", {"encoder"}),
+        ("embedding", "loss", set(PARTS)),
+    ],
+)
+def test_where_each_term_has_a_gradient(make, images, straight_through, term, expected):
+    """Eq. 9's stop-gradients, and the two straight-through estimators."""
+    model = make(straight_through=straight_through)
+    terms = vqsvae_loss(model(images), images, 0.1, model.settings)
+    assert reached(model, terms[term]) == expected
+
+
+def test_spikes_straight_through_hands_the_decoders_gradient_to_the_encoder(make, images):
+    """Sec. 2.2, last paragraph: d/dz^E_1:T is what the decoder says about z^Q_1:T, unchanged."""
+    model = make(straight_through="spikes")
+    out, upstream = model(images), torch.randn_like(images)
+    (grad,) = torch.autograd.grad((out.images * upstream).sum(), out.encoder_spikes)
+    leaf = out.asg_spikes.detach().requires_grad_()
+    (expected,) = torch.autograd.grad((model.decoder(leaf) * upstream).sum(), leaf)
+    assert not torch.equal(out.encoder_spikes, out.asg_spikes)
+    torch.testing.assert_close(grad, expected)
+
+
+def test_embedding_straight_through_hands_the_generators_gradient_to_the_readout(make, images):
+    model, images = make(straight_through="embedding").double(), images.double()
+    out, upstream = model(images), torch.randn_like(images)
+    (grad,) = torch.autograd.grad((out.images * upstream).sum(), out.z_e)
+    leaf = out.z_q.detach().requires_grad_()
+    (expected,) = torch.autograd.grad((model.decoder(model.generate_spikes(leaf)) * upstream).sum(), leaf)
+    torch.testing.assert_close(grad, expected)
+
+
+# --- Eq. 9 ----------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def leaves():
+    """An output whose tensors are leaves, so that a term's gradient shows what it really depends on."""
+    trains = [(torch.rand(4, 2, 3, 2, 2) < 0.5).double().requires_grad_() for _ in range(2)]
+    features = [torch.randn(2, 3, 2, 2, dtype=torch.float64, requires_grad=True) for _ in range(2)]
+    images = torch.rand(2, 1, 8, 8, dtype=torch.float64, requires_grad=True)
+    return VQSVAEOutput(images, *trains, *features, torch.zeros(2, 2, 2, dtype=torch.int64))
+
+
+def test_terms_of_eq_9(vqsvae_settings, leaves, psp_reference):
+    images, variance, beta = torch.rand(2, 1, 8, 8, dtype=torch.float64), 0.07, 0.3
+    terms = vqsvae_loss(leaves, images, variance, vqsvae_settings(beta=beta, tau_syn=3.0))
+    x_hat, e_spikes, q_spikes, z_e, z_q = (tensor.detach().numpy() for tensor in leaves[:5])
+    trains = ((psp_reference(e_spikes, 3.0) - psp_reference(q_spikes, 3.0)) ** 2).mean()
+    features = ((z_e - z_q) ** 2).mean()
+    expected = {
+        "reconstruction": ((x_hat - images.numpy()) ** 2).mean() / variance,
+        "codebook": features,
+        "commitment": beta * features,
+        "asg": trains,
+        "asg_commitment": beta * trains,
+    }
+    expected["loss"] = sum(expected.values())
+    assert {name: value.item() for name, value in terms.items()} == pytest.approx(expected, rel=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("term", "expected"),
+    [
+        ("reconstruction", {"images"}),
+        ("codebook", {"z_q"}),
+        ("commitment", {"z_e"}),
+        ("asg", {"asg_spikes"}),
+        ("asg_commitment", {"encoder_spikes"}),
+    ],
+)
+def test_stop_gradients_of_eq_9(vqsvae_settings, leaves, term, expected):
+    vqsvae_loss(leaves, torch.zeros(2, 1, 8, 8), 0.1, vqsvae_settings())[term].backward()
+    grads = {name: value.grad for name, value in leaves._asdict().items()}
+    assert {name for name, grad in grads.items() if grad is not None and grad.abs().sum() > 0} == expected
+
+
+def test_running_means_replace_the_codebook_term(vqsvae_settings, codebook_settings, leaves):
+    images = torch.zeros(2, 1, 8, 8)
+    terms = vqsvae_loss(leaves, images, 0.1, vqsvae_settings(codebook=codebook_settings(update="ema")))
+    assert set(terms) == {"loss", "reconstruction", "commitment", "asg", "asg_commitment"}
+    assert terms["loss"].item() == pytest.approx(sum(value.item() for name, value in terms.items() if name != "loss"))
+
+
+def test_running_means_get_no_gradient(make, images, codebook_settings):
+    model = make(codebook=codebook_settings(update="ema"))
+    terms = vqsvae_loss(model(images), images, 0.1, model.settings)
+    assert reached(model, terms["loss"]) == {"encoder", "k", "asg", "decoder"}

@@ -1,0 +1,91 @@
+"""A copy of the project in an empty folder, with networks so small that every stage runs in seconds."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).parents[2]
+BIN = Path(sys.executable).parent
+
+
+class Project:
+    """A project folder and the tools run in it."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        for name in ("Snakefile", "dvc.yaml", "params.yaml", ".dvcignore"):
+            shutil.copy(ROOT / name, root / name)
+        for name in ("workflow", "profiles", "src"):
+            shutil.copytree(ROOT / name, root / name, ignore=shutil.ignore_patterns("__pycache__", "*.egg-info"))
+
+    def edit(self, **changes: object) -> None:
+        """Set keys of params.yaml given as ``a__b__c=value``."""
+        path = self.root / "params.yaml"
+        params = yaml.safe_load(path.read_text())
+        for name, value in changes.items():
+            *parents, last = name.replace("_DASH_", "-").split("__")
+            section = params
+            for parent in parents:
+                section = section[parent]
+            section[last] = value
+        path.write_text(yaml.safe_dump(params, sort_keys=False))
+
+    def run(self, *command: str, ok: bool = True) -> subprocess.CompletedProcess[str]:
+        """Run a tool of the environment, here; its package sources are this folder's."""
+        environment = os.environ | {"PATH": f"{BIN}:{os.environ['PATH']}", "PYTHONPATH": str(self.root / "src")}
+        done = subprocess.run(command, cwd=self.root, env=environment, capture_output=True, text=True)
+        assert not ok or done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
+        return done
+
+    def planned(self, target: str) -> set[str]:
+        """Names of the rules that Snakemake would run for ``target``."""
+        out = self.run("snakemake", "-n", target, "--quiet", "rules").stdout
+        lines = out.partition("Job stats:")[2].splitlines()
+        return {line.split()[0] for line in lines if len(line.split()) == 2 and line.split()[1].isdigit()} - {"total"}
+
+    def results(self) -> dict[str, bytes]:
+        """Every file below results/, by name."""
+        folder = self.root / "results"
+        return {
+            path.relative_to(folder).as_posix(): path.read_bytes()
+            for path in sorted(folder.rglob("*"))
+            if path.is_file()
+        }
+
+
+def tiny(project: Project) -> Project:
+    """The quick recipe, shrunk further."""
+    train = {"epochs": 1, "batch_size": 256, "threads": 1}
+    params = yaml.safe_load((project.root / "params.yaml").read_text())
+    recipe = params["recipes"]["quick"]
+    recipe["vqsvae"] |= {"T": 2, "channels": [4, 4], "code_dim": 4, "train": recipe["vqsvae"]["train"] | train}
+    recipe["vqsvae"]["codebook"]["size"] = 8
+    recipe["sdid"] |= {"T": 2, "channels": [8, 8], "embed_dim": 4, "train": recipe["sdid"]["train"] | train}
+    recipe["fsvae"] |= {"T": 2, "channels": [4, 4], "code_dim": 4, "latent_dim": 4, "k": 2}
+    recipe["fsvae"]["train"] |= train
+    recipe["sample"] |= {"n": 40, "batch_size": 20, "threads": 1}
+    recipe["evaluate"] |= {"kid_subsets": 2, "threads": 1}
+    params["classifier"] |= {"steps": 5, "channels": [4, 4], "features": 8, "threads": 1}
+    (project.root / "params.yaml").write_text(yaml.safe_dump(params, sort_keys=False))
+    return project
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Project:
+    """The project as it is, nothing run yet."""
+    return Project(tmp_path)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Project:
+    """A tiny project on which Snakemake has made the suite ``quick``. The folder's name is awkward on purpose."""
+    project = tiny(Project(tmp_path_factory.mktemp("ein Ordner, naïve")))
+    project.run("snakemake", "--cores", "2", "--quiet", "all", "--", "quick")
+    return project

@@ -1,0 +1,232 @@
+"""Snakemake's graph and DVC's are the same, and go stale together."""
+
+from __future__ import annotations
+
+import copy
+import subprocess
+import sys
+from collections import defaultdict
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from dvc.repo import Repo
+
+from spiking_diffusion import pipeline
+from spiking_diffusion.config import check_params, load_params
+from spiking_diffusion.errors import UserError
+from spiking_diffusion.projection import dvc_yaml
+from spiking_diffusion.reporting import layout
+
+ROOT = Path(__file__).parents[2]
+BIN = Path(sys.executable).parent
+PARAMS = load_params(ROOT / "params.yaml")
+
+
+def results(paths: list[str]) -> set[str]:
+    return {path for path in paths if path.startswith("results/")}
+
+
+@pytest.fixture(scope="module")
+def snakemake_edges() -> dict[str, set[str]]:
+    """Inputs of every file that Snakemake would make, in an empty folder."""
+    out = subprocess.run(
+        [BIN / "snakemake", "-D", "--workflow-profile", "none", *PARAMS.suites],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
+    rows = [line.split("\t") for line in out.splitlines() if line.startswith("results/")]
+    return {row[0]: results(row[4].split(",")) for row in rows}
+
+
+@pytest.fixture(scope="module")
+def dvc_stages() -> dict[str, Any]:
+    with Repo(str(ROOT)) as repo:
+        return {stage.addressing: stage for stage in repo.index.stages}
+
+
+def test_dvc_yaml_is_up_to_date() -> None:
+    assert (ROOT / "dvc.yaml").read_text() == dvc_yaml(PARAMS), "run `make generated`"
+
+
+def test_same_files_from_same_files(snakemake_edges: dict[str, set[str]], dvc_stages: dict[str, Any]) -> None:
+    """Each file has the same inputs in both; DVC makes a suite's table and figures in one stage."""
+    of_suite: dict[str, set[str]] = defaultdict(set)
+    suite_of = {
+        str(path): s
+        for s in PARAMS.suites
+        for path in (layout.table_path(s), *(layout.figure_path(s, k) for k in layout.FIGURES))
+    }
+    for file, inputs in snakemake_edges.items():
+        if file in suite_of:
+            of_suite[suite_of[file]] |= inputs
+    expected = {}
+    for file, inputs in snakemake_edges.items():
+        suite = next((s for f, s in suite_of.items() if file.startswith(f.rpartition(".")[0] + ".")), None)
+        expected[file] = of_suite[suite] if suite else inputs
+    found = {}
+    for stage in dvc_stages.values():
+        inputs = results([dep.def_path for dep in stage.deps if hasattr(dep, "def_path")])
+        found |= {out.def_path: inputs for out in stage.outs}
+    assert found.keys() >= expected.keys()
+    unused = {name for name in PARAMS.datasets if not any(r.dataset == name for r in PARAMS.all_runs.values())}
+    assert not {file for file in found.keys() - expected.keys() if Path(file).name.split(".")[0] not in unused}
+    assert {file: found[file] for file in expected} == expected
+
+
+def test_every_stage_declares_its_code(dvc_stages: dict[str, Any]) -> None:
+    for address, stage in dvc_stages.items():
+        name = address.partition("@")[0]
+        name = "table" if name.startswith("suite-") else name
+        code = {
+            dep.def_path.removeprefix("src/spiking_diffusion/")
+            for dep in stage.deps
+            if getattr(dep, "def_path", "").startswith("src/")
+        }
+        assert code == set(pipeline.STAGES[name].code), address
+
+
+def leaves(value: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
+    if isinstance(value, dict) and value:
+        for key, part in value.items():
+            yield from leaves(part, (*path, str(key)))
+    else:
+        yield path, value
+
+
+def mutated(value: Any) -> list[Any]:
+    """Other values that might be valid in its place."""
+    match value:
+        case bool():
+            return [not value]
+        case int():
+            return [value + 1, value + 4]
+        case float():
+            return [value * 0.9375 + 0.001]
+        case list():
+            return [
+                value[::-1],
+                value[1:],
+                [*value[:-1], value[-1] * 2] if value and not isinstance(value[-1], str) else value[:1],
+            ]
+        case str():
+            others = [
+                "ema",
+                "gradient",
+                "normal",
+                "embedding",
+                "constant",
+                "cosine",
+                "cpu",
+                "quick",
+                "paper",
+                "digits",
+                "cifar10",
+                "0" * 64,
+            ]
+            return [0.25, *others, value + "x"]
+        case _:
+            return []
+
+
+def keys_of(params: Any) -> dict[str, str]:
+    """What Snakemake compares for each job."""
+    names = {"fetch": params.datasets, "classifier": params.datasets, "table": params.suites, "figure": params.suites}
+    keys = {}
+    for stage in pipeline.STAGES:
+        over = names.get(stage) or (params.baselines if stage.startswith("fsvae") else params.runs)
+        keys |= {f"{stage}@{name}": pipeline.stage_key(params, stage, name) for name in over}
+    return keys
+
+
+def address(job: str) -> str:
+    stage, _, name = job.partition("@")
+    return f"suite-{name}" if stage in ("table", "figure") else job
+
+
+def test_what_snakemake_reruns_dvc_reruns(dvc_stages: dict[str, Any]) -> None:
+    """For every leaf of params.yaml: the jobs whose key changes are a subset of DVC's stages that read it."""
+    raw = yaml.safe_load((ROOT / "params.yaml").read_text())
+    before = keys_of(PARAMS)
+    tried = silent = 0
+    for path, value in leaves(raw):
+        changed = copy.deepcopy(raw)
+        section = changed
+        for part in path[:-1]:
+            section = section[part]
+        for other in mutated(value):
+            section[path[-1]] = other
+            try:
+                after = keys_of(check_params(changed))
+                break
+            except UserError:
+                continue
+        else:
+            assert (
+                path[-1] in ("files", "format", "surrogate", "loss", "sampler", "protocols", "device")
+                or path[0] == "suites"
+            ), path
+            continue
+        tried += 1
+        stale = {address(job) for job, key in after.items() if before.get(job) != key}
+        dotted = ".".join(path)
+        watching = {
+            name.partition(":")[2] or name
+            for name, stage in dvc_stages.items()
+            for dep in stage.deps
+            for watched in getattr(dep, "params", [])
+            if dotted == watched or dotted.startswith(watched + ".")
+        }
+        assert stale <= watching, f"{dotted}: snakemake would rerun {sorted(stale - watching)}, DVC would not"
+        silent += not stale
+    assert tried > 150
+    # keys of recipes that no run of that kind uses, and `device`
+    assert silent < tried / 4
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "stages"),
+    [
+        (("sdid", "train", "lr"), 0.5, {"sdid", "sample", "evaluate"}),
+        (("vqsvae", "train", "lr"), 0.5, {"vqsvae", "tokens", "sample", "evaluate"}),
+        (("fsvae", "train", "lr"), 0.5, {"fsvae", "fsvae_sample", "fsvae_evaluate"}),
+        (("evaluate", "kid_subsets"), 7, {"evaluate", "fsvae_evaluate"}),
+        (("sample", "temperature"), 0.5, {"sample", "evaluate", "fsvae_sample", "fsvae_evaluate"}),
+    ],
+)
+def test_a_key_makes_only_its_own_stages_stale(key: tuple[str, ...], value: Any, stages: set[str]) -> None:
+    raw = yaml.safe_load((ROOT / "params.yaml").read_text())
+    section = raw["recipes"]["quick"]
+    for part in key[:-1]:
+        section = section[part]
+    section[key[-1]] = value
+    before, after = keys_of(PARAMS), keys_of(check_params(raw))
+    assert {job.partition("@")[0] for job in after if after[job] != before[job]} == stages
+
+
+def test_all_plans_table_1_without_data() -> None:
+    out = subprocess.run(
+        [BIN / "snakemake", "-n", "all", "--forceall", "--quiet", "rules"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
+    stats = dict(
+        line.split()
+        for line in out.partition("Job stats:")[2].splitlines()
+        if len(line.split()) == 2 and line.split()[1].isdigit()
+    )
+    assert stats["fetch"] == stats["fsvae"] == "5" and int(stats["vqsvae"]) >= 5
+
+
+def test_lint_is_clean() -> None:
+    done = subprocess.run([BIN / "snakemake", "--lint"], cwd=ROOT, capture_output=True, text=True)
+    found = [line.strip() for line in (done.stdout + done.stderr).splitlines() if line.strip().startswith("* ")]
+    # all rules run in the one environment of requirements.lock
+    assert [line for line in found if "conda environment or container" not in line] == []
+    assert "Traceback" not in done.stderr and "Error" not in done.stderr

@@ -1,0 +1,139 @@
+"""The pipeline run for real, small: by Snakemake, by DVC, again, and after changes."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import yaml
+from conftest import Project, tiny
+
+
+def test_quick_makes_its_table_and_figures(finished: Project) -> None:
+    table = pd.read_csv(finished.root / "results/tables/quick.csv")
+    assert list(table.columns[:7]) == ["dataset", "model", "run", "mse", "ssim", "kid", "fid"]
+    assert list(table["model"]) == ["fsvae", "spiking-diffusion"]
+    assert (table["features"] == "classifier").all() and table[["mse", "ssim", "kid", "fid"]].notna().all(axis=None)
+    for kind in ("samples", "losses", "codebook"):
+        assert (finished.root / f"results/figures/quick-{kind}.png").stat().st_size > 1000
+
+
+def test_settings_lie_beside_every_output(finished: Project) -> None:
+    made = [
+        n
+        for n in finished.results()
+        if n.endswith((".npz", ".safetensors", ".csv", ".png")) and "history" not in n and "reconstructions" not in n
+    ]
+    assert made
+    for name in made:
+        assert f"{name.rpartition('.')[0]}.settings.json" in finished.results(), name
+
+
+def test_nothing_is_left_half_written_or_outside(finished: Project) -> None:
+    assert not [
+        path
+        for path in finished.root.rglob("*")
+        if path.name.startswith(".")
+        and path.suffix not in ("", ".gitignore")
+        and ".snakemake" not in path.parts
+        and path.name != ".dvcignore"
+    ]
+
+
+def test_a_second_run_does_nothing(finished: Project) -> None:
+    assert finished.planned("quick") == set()
+
+
+def test_a_learning_rate_reruns_what_depends_on_it(finished: Project) -> None:
+    params = (finished.root / "params.yaml").read_text()
+    content = yaml.safe_load(params)
+    content["recipes"]["quick"]["sdid"]["train"]["lr"] = 0.123
+    try:
+        (finished.root / "params.yaml").write_text(yaml.safe_dump(content, sort_keys=False))
+        assert finished.planned("quick") == {
+            "sdid",
+            "sample",
+            "evaluate",
+            "table",
+            "samples_figure",
+            "losses_figure",
+            "quick",
+        }
+    finally:
+        (finished.root / "params.yaml").write_text(params)
+
+
+def test_a_change_of_code_reruns_what_runs_it(finished: Project) -> None:
+    module = finished.root / "src/spiking_diffusion/fsvae/model.py"
+    text = module.read_text()
+    try:
+        module.write_text(text + "# changed\n")
+        assert finished.planned("quick") == {
+            "fsvae",
+            "fsvae_sample",
+            "fsvae_evaluate",
+            "table",
+            "samples_figure",
+            "losses_figure",
+            "quick",
+        }
+    finally:
+        module.write_text(text)
+
+
+def test_report(finished: Project) -> None:
+    finished.run("spiking-diffusion", "report", "--suite", "quick")
+    text = (finished.root / "results/report.html").read_text()
+    assert "quick-samples.png" in text and "quick.csv" in text
+    (finished.root / "results/report.html").unlink()
+
+
+def test_dvc_makes_the_same_bytes(finished: Project, tmp_path: Path) -> None:
+    """DVC's one-stage-at-a-time way leaves the files that Snakemake left, and sees nothing more to do."""
+    project = tiny(Project(tmp_path))
+    shutil.copytree(
+        Path(__file__).parents[2] / ".dvc", tmp_path / ".dvc", ignore=shutil.ignore_patterns("cache", "tmp")
+    )
+    project.run("git", "init", "-q")
+    project.run("dvc", "repro", "-q", "suite-quick")
+    ours, theirs = project.results(), finished.results()
+    assert ours.keys() == theirs.keys()
+    assert [name for name in ours if ours[name] != theirs[name]] == []
+    assert (
+        "up to date"
+        in project.run("dvc", "status", "suite-quick").stdout + project.run("dvc", "repro", "suite-quick").stdout
+    )
+    params = yaml.safe_load((tmp_path / "params.yaml").read_text())
+    params["recipes"]["quick"]["sdid"]["train"]["lr"] = 0.123
+    (tmp_path / "params.yaml").write_text(yaml.safe_dump(params, sort_keys=False))
+    stale = {
+        line.rstrip(":") for line in project.run("dvc", "status").stdout.splitlines() if line and not line[0].isspace()
+    }
+    assert stale >= {"sdid@digits", "sample@digits", "evaluate@digits"} and not stale & {
+        "vqsvae@digits",
+        "tokens@digits",
+        "fsvae@digits-fsvae",
+    }
+    assert "mse" in project.run("dvc", "metrics", "show").stdout
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "clue"),
+    [
+        ("recipes__quick__vqsvae__k", 2, "recipes.quick.vqsvae.k"),
+        ("recipes__quick__vqsvae__tau_syn", 0.5, "tau_syn is 0.5"),
+        ("recipes__quick__sdid__T", 0, "sdid.T is 0"),
+        ("recipes__quick__speed", 1, "recipes.quick.speed"),
+        ("runs__digits__dataset", "digit", "did you mean 'digits'"),
+        ("runs__../x", {"dataset": "digits", "recipe": "quick"}, "../x"),
+    ],
+)
+def test_snakemake_refuses_bad_settings_in_one_sentence(project: Project, key: str, value: object, clue: str) -> None:
+    project.edit(**{key: value})
+    done = project.run("snakemake", "--cores", "1", "--workflow-profile", "none", "quick", ok=False)
+    assert done.returncode == 2
+    errors = [line for line in done.stderr.splitlines() if line]
+    assert len(errors) == 1 and errors[0].startswith("error: params.yaml: ") and clue in errors[0]
+    assert not (project.root / "results").exists()

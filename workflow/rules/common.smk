@@ -1,0 +1,69 @@
+# Settings and file names, taken from the package so that they stand in one place.
+# Every rule runs in the one environment of requirements.lock, so none names a conda environment or container.
+import shlex
+import sys
+from pathlib import Path
+
+from spiking_diffusion import artifacts, pipeline
+from spiking_diffusion.config import load_params
+from spiking_diffusion.errors import UserError
+from spiking_diffusion.reporting import layout
+
+try:
+    if config:
+        raise UserError(
+            f"--config {' '.join(config)}: settings come from params.yaml alone, which DVC reads too; "
+            "change it there, or add a run with the key"
+        )
+    params = load_params("params.yaml")
+except UserError as error:
+    print(f"error: {error}", file=sys.stderr)
+    sys.exit(2)
+
+# the package's command is found even where its environment is not activated
+shell.prefix(
+    f"export PATH={shlex.quote(str(Path(sys.executable).parent))}:$PATH; set -euo pipefail; "
+)
+
+# jobs ask for a GPU where there is one to share; profiles/default says how many there are
+GPU = int(pipeline.wants_gpu(params))
+
+
+wildcard_constraints:
+    dataset="|".join(params.datasets),
+    suite="|".join(params.suites),
+
+
+def key(stage):
+    """What makes a stage's output stale: its settings and its code, as one line of JSON."""
+    return lambda wildcards: pipeline.stage_key(params, stage, wildcards[0])
+
+
+def recipe(wildcards):
+    """The resolved recipe of the run at hand."""
+    return params.resolve(wildcards.run).recipe
+
+
+def data_of(wildcards):
+    """The dataset file of the run at hand."""
+    return str(artifacts.data_path(params.resolve(wildcards.run).dataset_name))
+
+
+def classifier_of(wildcards):
+    """The classifier of the run's dataset."""
+    return str(artifacts.classifier_path(params.resolve(wildcards.run).dataset_name))
+
+
+def figure_inputs(kind):
+    """The files that a figure of a suite is drawn from."""
+    return lambda wildcards: [
+        str(path) for path in layout.figure_inputs(params, wildcards.suite, kind)
+    ]
+
+
+def suite_outputs(suite):
+    """Table and figures of a suite."""
+    return [
+        str(layout.table_path(suite)),
+        *(str(layout.figure_path(suite, kind)) for kind in layout.FIGURES),
+    ]

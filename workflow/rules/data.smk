@@ -1,0 +1,39 @@
+# Images, and the classifier whose features FID and KID compare.
+
+
+rule fetch:
+    output:
+        data="results/data/{dataset}.npz",
+        settings="results/data/{dataset}.settings.json",
+    log:
+        "logs/fetch/{dataset}.log",
+    benchmark:
+        "benchmarks/fetch/{dataset}.tsv"
+    retries: 2
+    params:
+        key=key("fetch"),
+    message:
+        "Fetching {wildcards.dataset}"
+    shell:
+        "spiking-diffusion fetch --dataset {wildcards.dataset} > {log} 2>&1"
+
+
+rule classifier:
+    input:
+        "results/data/{dataset}.npz",
+    output:
+        weights="results/classifiers/{dataset}.safetensors",
+        settings="results/classifiers/{dataset}.settings.json",
+    log:
+        "logs/classifier/{dataset}.log",
+    benchmark:
+        "benchmarks/classifier/{dataset}.tsv"
+    threads: params.classifier.threads
+    resources:
+        gpu=GPU,
+    params:
+        key=key("classifier"),
+    message:
+        "Training the classifier of {wildcards.dataset}"
+    shell:
+        "spiking-diffusion train classifier --dataset {wildcards.dataset} > {log} 2>&1"

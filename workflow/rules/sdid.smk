@@ -1,0 +1,49 @@
+# Steps 2 and 3 of the paper: learning to unmask tokens, and drawing images with it.
+
+
+rule sdid:
+    input:
+        "results/tokens/{run}.npz",
+    output:
+        weights="results/models/{run}/sdid.safetensors",
+        history="results/models/{run}/sdid.history.csv",
+        settings="results/models/{run}/sdid.settings.json",
+    log:
+        "logs/sdid/{run}.log",
+    benchmark:
+        "benchmarks/sdid/{run}.tsv"
+    wildcard_constraints:
+        run="|".join(params.runs),
+    threads: lambda wildcards: recipe(wildcards).sdid.train.threads
+    resources:
+        gpu=GPU,
+    params:
+        key=key("sdid"),
+    message:
+        "Training the SDID of {wildcards.run}"
+    shell:
+        "spiking-diffusion train sdid --run {wildcards.run} > {log} 2>&1"
+
+
+rule sample:
+    input:
+        "results/models/{run}/vqsvae.safetensors",
+        "results/models/{run}/sdid.safetensors",
+    output:
+        images="results/samples/{run}.npz",
+        settings="results/samples/{run}.settings.json",
+    log:
+        "logs/sample/{run}.log",
+    benchmark:
+        "benchmarks/sample/{run}.tsv"
+    wildcard_constraints:
+        run="|".join(params.runs),
+    threads: lambda wildcards: recipe(wildcards).sample.threads
+    resources:
+        gpu=GPU,
+    params:
+        key=key("sample"),
+    message:
+        "Drawing images from {wildcards.run}"
+    shell:
+        "spiking-diffusion sample --run {wildcards.run} > {log} 2>&1"

@@ -1,0 +1,25 @@
+# Step 1 of the paper: images to a discrete latent space and back.
+
+
+rule vqsvae:
+    input:
+        data_of,
+    output:
+        weights="results/models/{run}/vqsvae.safetensors",
+        history="results/models/{run}/vqsvae.history.csv",
+        settings="results/models/{run}/vqsvae.settings.json",
+    log:
+        "logs/vqsvae/{run}.log",
+    benchmark:
+        "benchmarks/vqsvae/{run}.tsv"
+    wildcard_constraints:
+        run="|".join(params.runs),
+    threads: lambda wildcards: recipe(wildcards).vqsvae.train.threads
+    resources:
+        gpu=GPU,
+    params:
+        key=key("vqsvae"),
+    message:
+        "Training the VQ-SVAE of {wildcards.run}"
+    shell:
+        "spiking-diffusion train vqsvae --run {wildcards.run} > {log} 2>&1"
