@@ -182,8 +182,8 @@ def _on_device(args: argparse.Namespace, params: Params, run: RunSettings | None
         case "sample", _:
             from spiking_diffusion.training.sample import sample_picture, sample_run
 
-            if args.n is not None and args.n < 1:
-                raise UserError(f"-n is {args.n}: ask for at least one image")
+            if args.n is not None and not 1 <= args.n <= 10_000:
+                raise UserError(f"-n is {args.n}: ask for 1 to 10000 images")
             if args.n is not None and args.out is None:
                 raise UserError(
                     "-n without --out would make results/samples differ from params.yaml: add --out FILE.png, "

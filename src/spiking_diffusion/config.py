@@ -131,15 +131,19 @@ class Codebook(Section):
 
 
 class VQSVAE(Section):
-    """VQ-SVAE, Sec. 2.2. ``T`` is T_s, ``k`` the weight of Eq. 6: "
-    "``learned`` from ``k_init`` or a number held fixed."""
+    """VQ-SVAE, Sec. 2.2. ``T`` is T_s, ``k`` the weight of Eq. 6: ``learned`` from ``k_init``, or held fixed.
+
+    A learned k stays in (0, 1), where SFR and PSP share the weight, with ``k_range: unit``; ``free`` lets it go
+    anywhere. ``straight_through`` says where the decoder's gradient enters the encoder.
+    """
 
     T: Count
     channels: Annotated[list[Count], Field(min_length=2, max_length=2)]
     code_dim: Count
     tau_syn: TimeConstant
     k: Literal["learned"] | Unit
-    k_init: Unit
+    k_init: Annotated[float, Field(gt=0, lt=1)]
+    k_range: Literal["free", "unit"]
     codebook: Codebook
     beta: Annotated[float, Field(ge=0, allow_inf_nan=False)]
     straight_through: Literal["spikes", "embedding"]

@@ -91,7 +91,7 @@ def test_q_sample_masks_the_share_t_over_steps(rng):
         assert float(here.mean()) == pytest.approx(p, abs=5 * math.sqrt(p * (1 - p) / here.numel()))
         spread = float(here.sum((1, 2)).var()) / side**2  # variance of a sum of independent tokens, per token
         assert spread == pytest.approx(p * (1 - p), rel=5 * math.sqrt(2 / batch))
-        assert 0.0 <= here.mean((0,)).min() and (here.mean(0) - p).abs().max() < 6 * math.sqrt(0.25 / batch)
+        assert (here.mean(0) - p).abs().max() < 6 * math.sqrt(0.25 / batch)  # at every place
 
 
 def test_draw_t_is_uniform_on_1_to_steps(rng):
@@ -135,7 +135,9 @@ def test_bound_has_a_gradient_at_masks_only(rng):
     t = torch.tensor([2, 4, 6])
     noisy = diffusion.q_sample(tokens, t, rng())
     diffusion.bound(logits, tokens, noisy, t).sum().backward()
-    expected = (logits.detach().softmax(1) - torch.nn.functional.one_hot(tokens, 4).movedim(-1, 1)) / t[:, None, None, None]
+    expected = (logits.detach().softmax(1) - torch.nn.functional.one_hot(tokens, 4).movedim(-1, 1)) / t[
+        :, None, None, None
+    ]
     torch.testing.assert_close(logits.grad, expected * (noisy == 4)[:, None])
 
 

@@ -225,7 +225,7 @@ def digits(tmp_path, monkeypatch):
     """A project folder with digits in it, and parameters with a short training of the classifier."""
     monkeypatch.chdir(tmp_path)
     fetch(PARAMS, "digits")
-    return PARAMS.model_copy(update={"classifier": PARAMS.classifier.model_copy(update={"steps": 60, "threads": 1})})
+    return PARAMS.model_copy(update={"classifier": PARAMS.classifier.model_copy(update={"steps": 40, "threads": 1})})
 
 
 def test_classifier_learns_and_its_features_have_mean_square_1(digits):

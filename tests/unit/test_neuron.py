@@ -1,6 +1,7 @@
 """LIF (Eq. 1-3) against NumPy and SpikingJelly, and the layer made of synapse, norm and LIF."""
 
 import math
+from functools import partial
 
 import numpy as np
 import pytest
@@ -112,7 +113,9 @@ def spikes_and_gradient(function, current, upstream):
 def test_equals_spikingjelly(make_lif, changes):
     lif, current, upstream = make_lif(**changes), random_current(), random_current()
     spikes, grad = spikes_and_gradient(lif, current, upstream)
-    expected_spikes, expected_grad = spikes_and_gradient(lambda x: spikingjelly(x, lif.settings), current, upstream)
+    expected_spikes, expected_grad = spikes_and_gradient(
+        partial(spikingjelly, settings=lif.settings), current, upstream
+    )
     assert torch.equal(spikes, expected_spikes)
     torch.testing.assert_close(grad, expected_grad, rtol=1e-9, atol=1e-12)
 
@@ -125,7 +128,9 @@ def test_compiled_kernel_equals_spikingjelly(neuron):
         use_fused(lif)
         current, upstream = random_current(4, (6, 50)).float(), random_current(4, (6, 50)).float()
         spikes, grad = spikes_and_gradient(lif, current, upstream)
-        expected_spikes, expected_grad = spikes_and_gradient(lambda x, s=settings: spikingjelly(x, s), current, upstream)
+        expected_spikes, expected_grad = spikes_and_gradient(
+            lambda x, s=settings: spikingjelly(x, s), current, upstream
+        )
         assert torch.equal(spikes, expected_spikes)
         torch.testing.assert_close(grad, expected_grad, rtol=1e-5, atol=1e-6)
 

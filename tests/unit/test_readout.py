@@ -52,26 +52,50 @@ def test_psp_distance_is_the_distance_of_the_traces(psp_reference, tau_syn):
     assert float(psp_distance(a, b, tau_syn)) == pytest.approx(expected, rel=1e-6)
 
 
+# --- z^E ------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def make(neuron, vqsvae_settings):
+    return lambda **changes: VQSVAE(vqsvae_settings(**changes), neuron, (1, 8, 8))
+
+
 @pytest.mark.parametrize("tau_syn", [1.0, 2.0, 4.0])
+@pytest.mark.parametrize("k_range", ["free", "unit"])
 @pytest.mark.parametrize("k", [0.0, 0.25, 1.0, "learned"])
-def test_readout_is_eq_6(neuron, vqsvae_settings, psp_reference, k, tau_syn):
-    model = VQSVAE(vqsvae_settings(k=k, k_init=0.7, tau_syn=tau_syn), neuron, (1, 8, 8))
-    spikes = random_spikes(5, 2, 3, 2, 2)
-    weight = 0.7 if k == "learned" else k
+def test_readout_is_eq_6(make, psp_reference, k, k_range, tau_syn):
+    """A learned k starts at ``k_init``, a fixed one is what the settings say, whatever ``k_range``."""
+    spikes, weight = random_spikes(5, 2, 3, 2, 2), 0.7 if k == "learned" else k
+    z_e = make(k=k, k_init=0.7, k_range=k_range, tau_syn=tau_syn).readout(spikes).detach()
     expected = weight * spikes.numpy().mean(0) + (1 - weight) * psp_reference(spikes.numpy(), tau_syn)[-1]
-    np.testing.assert_allclose(model.readout(spikes).detach().numpy(), expected, rtol=1e-6, atol=1e-7)
+    np.testing.assert_allclose(z_e.numpy(), expected, rtol=1e-6, atol=1e-7)
 
 
-def test_learned_k_has_the_gradient_of_eq_6(neuron, vqsvae_settings, psp_reference):
-    model = VQSVAE(vqsvae_settings(), neuron, (1, 8, 8))
-    spikes = random_spikes(5, 2, 3, 2, 2)
+def k_parameters(model):
+    return [p for name, p in model.named_parameters() if name.startswith("k")]
+
+
+@pytest.mark.parametrize(("k_range", "slope"), [("free", 1.0), ("unit", 0.7 * 0.3)])
+def test_learned_k_has_the_gradient_of_eq_6(make, psp_reference, k_range, slope):
+    """``slope``: of k in its parameter, k (1 - k) for the sigmoid that keeps it in (0, 1)."""
+    model, spikes = make(k_init=0.7, k_range=k_range), random_spikes(5, 2, 3, 2, 2)
     model.readout(spikes).sum().backward()
-    expected = (spikes.numpy().mean(0) - psp_reference(spikes.numpy(), 2.0)[-1]).sum()
-    assert float(model.k.grad) == pytest.approx(expected, rel=1e-5)
+    expected = slope * (spikes.numpy().mean(0) - psp_reference(spikes.numpy(), 2.0)[-1]).sum()
+    (parameter,) = k_parameters(model)
+    assert float(parameter.grad) == pytest.approx(expected, rel=1e-5)
 
 
-def test_fixed_k_is_not_trained(neuron, vqsvae_settings):
-    model = VQSVAE(vqsvae_settings(k=0.25), neuron, (1, 8, 8))
+@pytest.mark.parametrize("direction", [-5.0, 5.0])
+def test_only_a_free_k_leaves_the_unit_interval(make, direction):
+    for k_range, inside in (("unit", True), ("free", False)):
+        model = make(k_range=k_range)
+        with torch.no_grad():
+            k_parameters(model)[0].add_(direction)
+        assert (0 < float(model.k.detach()) < 1) == inside
+
+
+def test_fixed_k_is_saved_but_not_trained(make):
+    model = make(k=0.25)
+    assert not k_parameters(model)
     assert not model.k.requires_grad
-    model(torch.rand(2, 1, 8, 8)).z_e.sum().backward()
-    assert model.k.grad is None
+    assert [float(value) for name, value in model.state_dict().items() if name.startswith("k")] == [0.25]

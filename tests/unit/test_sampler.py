@@ -123,7 +123,8 @@ def law_of_calls(n, steps):
         for (masked, calls), mass in law.items():
             for revealed in range(masked + 1):
                 key = masked - revealed, calls + (revealed > 0)
-                after[key] = after.get(key, 0.0) + mass * stats.binom.pmf(revealed, masked, 1 / t)
+                p = math.comb(masked, revealed) * (1 / t) ** revealed * (1 - 1 / t) ** (masked - revealed)
+                after[key] = after.get(key, 0.0) + mass * p
         law = after
     return np.array([law.get((0, calls), 0.0) for calls in range(min(n, steps) + 1)])
 
@@ -140,15 +141,22 @@ def test_number_of_calls_has_the_law_of_the_definition(random_table, rng):
     assert calls == int(per_sample.sum()) == sum(len(t) for _, t in denoiser.calls)
 
 
+@pytest.mark.parametrize("n", [4, 9])
+def test_expected_number_of_calls_formula(n):
+    """The definition, step by step, gives T_d (1 - (1 - 1/T_d)^T_d)."""
+    assert law_of_calls(n, n) @ np.arange(n + 1) == pytest.approx(n * (1 - (1 - 1 / n) ** n))
+
+
 def test_expected_number_of_calls_for_49_tokens(rng):
-    """T_d (1 - (1 - 1/T_d)^T_d): about 31 of 49."""
-    n, law = 400, law_of_calls(49, 49)
-    mean = law @ np.arange(50)
-    std = math.sqrt(law @ (np.arange(50) - mean) ** 2)
-    assert mean == pytest.approx(49 * (1 - (1 - 1 / 49) ** 49))
-    diffusion = AbsorbingDiffusion(2, 49)
-    _, calls = sample_ancestral(lambda x, t: torch.zeros(len(x), 2, 7, 7), diffusion, (n, 7, 7), 1.0, rng(), CPU)
-    assert calls / n == pytest.approx(mean, abs=5 * std / math.sqrt(n))
+    """About 31 of 49 steps reveal something."""
+    n, per_sample, diffusion = 400, torch.zeros(400), AbsorbingDiffusion(2, 49)
+
+    def denoiser(x, t):
+        return torch.zeros(len(x), 2, 7, 7)
+
+    sample_ancestral(denoiser, diffusion, (n, 7, 7), 1.0, rng(), CPU, lambda _, t: per_sample.add_(t > 0))
+    error = 5 * float(per_sample.std()) / math.sqrt(n)
+    assert float(per_sample.mean()) == pytest.approx(49 * (1 - (1 - 1 / 49) ** 49), abs=error)
 
 
 def test_network_is_asked_at_the_next_step_that_reveals_something(random_table, rng):
@@ -191,16 +199,22 @@ def test_network_is_asked_at_the_next_step_that_reveals_something(random_table, 
 def test_small_temperature_takes_the_most_likely_token(rng):
     """At every place of a grid that is not square, whatever the order of revealing."""
     logits = torch.randn(5, 2, 3)
-    diffusion = AbsorbingDiffusion(5, 6)
-    tokens, _ = sample_ancestral(lambda x, t: logits.expand(len(x), -1, -1, -1), diffusion, (50, 2, 3), 1e-4, rng(), CPU)
+
+    def denoiser(x, t):
+        return logits.expand(len(x), -1, -1, -1)
+
+    tokens, _ = sample_ancestral(denoiser, AbsorbingDiffusion(5, 6), (50, 2, 3), 1e-4, rng(), CPU)
     assert torch.equal(tokens, logits.argmax(0).expand(50, -1, -1))
 
 
 @pytest.mark.parametrize("temperature", [0.5, 1.0, 2.0])
 def test_temperature_divides_the_logits(temperature, rng):
     n, logits = 10_000, torch.tensor([0.0, 1.0, -1.0, 0.5])
-    diffusion = AbsorbingDiffusion(4, 1)
-    tokens, _ = sample_ancestral(lambda x, t: logits.expand(len(x), 4).view(-1, 4, 1, 1), diffusion, (n, 1, 1), temperature, rng(), CPU)
+
+    def denoiser(x, t):
+        return logits.expand(len(x), 4)[:, :, None, None]
+
+    tokens, _ = sample_ancestral(denoiser, AbsorbingDiffusion(4, 1), (n, 1, 1), temperature, rng(), CPU)
     weights = np.exp(logits.double().numpy() / temperature)
     assert stats.chisquare(counts_of(tokens, 4), weights / weights.sum() * n).pvalue > 0.01
 

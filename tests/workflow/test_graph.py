@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 import subprocess
 import sys
 from collections import defaultdict
@@ -29,18 +30,30 @@ def results(paths: list[str]) -> set[str]:
     return {path for path in paths if path.startswith("results/")}
 
 
+SNAKEMAKE_EDGES = """
+import json, sys
+from pathlib import Path
+from snakemake.api import SnakemakeApi
+from snakemake.settings.types import DAGSettings, OutputSettings, ResourceSettings, WorkflowSettings
+
+with SnakemakeApi(OutputSettings(quiet=None)) as api:
+    flow = api.workflow(ResourceSettings(), snakefile=Path("Snakefile"))
+    flow.dag(DAGSettings(targets=set(sys.argv[2:])))
+    flow._workflow._prepare_dag(forceall=False, ignore_incomplete=True, lock_warn_only=True)
+    flow._workflow._build_dag()
+    edges = {str(file): [str(i) for i in job.input] for job in flow._workflow.dag.jobs for file in job.output}
+    Path(sys.argv[1]).write_text(json.dumps(edges))
+"""
+
+
 @pytest.fixture(scope="module")
-def snakemake_edges() -> dict[str, set[str]]:
-    """Inputs of every file that Snakemake would make, in an empty folder."""
-    out = subprocess.run(
-        [BIN / "snakemake", "-D", "--workflow-profile", "none", *PARAMS.suites],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=True,
-    ).stdout
-    rows = [line.split("\t") for line in out.splitlines() if line.startswith("results/")]
-    return {row[0]: results(row[4].split(",")) for row in rows}
+def snakemake_edges(tmp_path_factory: pytest.TempPathFactory) -> dict[str, set[str]]:
+    """Inputs of every file that Snakemake would make; no command line prints them for files not yet made."""
+    answer = tmp_path_factory.mktemp("edges") / "edges.json"
+    subprocess.run(
+        [sys.executable, "-c", SNAKEMAKE_EDGES, answer, *PARAMS.suites], cwd=ROOT, check=True, capture_output=True
+    )
+    return {file: results(inputs) for file, inputs in json.loads(answer.read_text()).items()}
 
 
 @pytest.fixture(scope="module")

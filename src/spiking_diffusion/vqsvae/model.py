@@ -29,21 +29,33 @@ class VQSVAE(nn.Module):
     ``image_shape`` is (C_in, H, W); tokens are (H/4, W/4).
     """
 
+    k_parameter: Tensor
+
     def __init__(self, settings: config.VQSVAE, neuron: config.Neuron, image_shape: tuple[int, int, int]) -> None:
         super().__init__()
         self.settings = settings
         c_in, height, width = image_shape
         self.token_shape = (height // 4, width // 4)
         self.encoder = SpikingEncoder(neuron, c_in, settings.channels, settings.code_dim, settings.T)
-        learned = settings.k == "learned"
-        self.k = nn.Parameter(torch.tensor(float(settings.k_init if learned else settings.k)), requires_grad=learned)
+        start = torch.tensor(float(settings.k_init if settings.k == "learned" else settings.k))
+        if settings.k == "learned":
+            self.k_parameter = nn.Parameter(torch.logit(start) if settings.k_range == "unit" else start)
+        else:
+            self.register_buffer("k_parameter", start)
         self.codebook = Codebook(settings.codebook, settings.code_dim)
         self.asg = layers.conv(neuron, settings.code_dim, settings.code_dim, 1)
         self.decoder = SpikingDecoder(neuron, settings.code_dim, settings.channels, c_in, settings.output_decay)
 
+    @property
+    def k(self) -> Tensor:
+        """The weight of SFR in Eq. 6, a scalar."""
+        unit = self.settings.k == "learned" and self.settings.k_range == "unit"
+        return torch.sigmoid(self.k_parameter) if unit else self.k_parameter
+
     def readout(self, spikes: Tensor) -> Tensor:
         """z^E (Eq. 6) of encoder spikes: (T, B, C, h, w) -> (B, C, h, w)."""
-        return self.k * sfr(spikes) + (1 - self.k) * psp(spikes, self.settings.tau_syn)[-1]
+        k = self.k
+        return k * sfr(spikes) + (1 - k) * psp(spikes, self.settings.tau_syn)[-1]
 
     def encode(self, images: Tensor) -> Tensor:
         """Images (B, C_in, H, W) in [0, 1] -> tokens h_0 (B, h, w) in [0, K)."""
