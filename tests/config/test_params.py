@@ -194,7 +194,12 @@ FILE = {"name": "a", "urls": [], "sha256": "0" * 64}
         # names
         *[
             (f"{section}/{name}", value, [section, f"'{name}'"])
-            for section, value in [("runs", RUN), ("baselines", RUN), ("suites", ["digits"]), ("recipes", RAW["recipes"]["paper"])]
+            for section, value in [
+                ("runs", RUN),
+                ("baselines", RUN),
+                ("suites", ["digits"]),
+                ("recipes", RAW["recipes"]["paper"]),
+            ]
             for name in ["Upper", "a.b", "a b", "-a", "a_b", ""]
         ],
         # references
@@ -336,10 +341,11 @@ def test_aliases_and_merges_are_read(tmp_path):
 
 # --- the classes ----------------------------------------------------------------------------------------
 
-CLASSES = [c for _, c in inspect.getmembers(config, inspect.isclass) if issubclass(c, BaseModel) and c.__module__ == config.__name__]
+CLASSES = [c for _, c in inspect.getmembers(config, inspect.isclass) if issubclass(c, BaseModel)]
+CLASSES = [c for c in CLASSES if c not in (BaseModel, config.Section)]
 
 
-@pytest.mark.parametrize("cls", [c for c in CLASSES if c is not config.Section], ids=lambda c: c.__name__)
+@pytest.mark.parametrize("cls", CLASSES, ids=lambda c: c.__name__)
 def test_classes_are_strict_frozen_and_without_hidden_defaults(cls):
     assert cls.model_config["strict"] is True
     assert cls.model_config["frozen"] is True

@@ -264,7 +264,7 @@ def test_digits_are_split_as_asked():
 
 @pytest.mark.usefixtures("mirrored")
 @pytest.mark.parametrize("make", [digits, tiny])
-def test_bytes_are_the_same_twice_and_differ_by_split_seed(make, tmp_path, monkeypatch):
+def test_bytes_are_the_same_twice_and_differ_by_split_seed(make):
     params = make()
     name = make.__name__
     first = artifacts.sha256(fetch(params, name))
@@ -353,7 +353,9 @@ def test_mnist_itself(monkeypatch):
         pytest.param(lambda a: a.update(train_images=a["train_images"].astype(np.float32)), id="floats"),
         pytest.param(lambda a: a.update(train_images=a["train_images"][:, 0]), id="no channel"),
         pytest.param(lambda a: a.update(test_labels=a["test_labels"][1:]), id="one label short"),
-        pytest.param(lambda a: a.update(test_images=a["test_images"][:0], test_labels=a["test_labels"][:0]), id="no images"),
+        pytest.param(
+            lambda a: a.update(test_images=a["test_images"][:0], test_labels=a["test_labels"][:0]), id="no images"
+        ),
     ],
 )
 def test_data_that_fetch_would_not_write(change):

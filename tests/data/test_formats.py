@@ -134,8 +134,9 @@ def emnist(path, leave_out="", cut=None):
     """NIST's archive with Letters, stored transposed and labelled from 1, beside another member."""
     members = {"gzip/emnist-digits-train-labels-idx1-ubyte.gz": b"ignored"}
     for split in ("train", "test"):
-        members[f"gzip/emnist-letters-{split}-images-idx3-ubyte.gz"] = gzip.compress(idx(UPRIGHT.transpose(0, 2, 1).copy()))
-        members[f"gzip/emnist-letters-{split}-labels-idx1-ubyte.gz"] = gzip.compress(idx(np.array([1, 26], np.uint8)))
+        prefix = f"gzip/emnist-letters-{split}"
+        members[f"{prefix}-images-idx3-ubyte.gz"] = gzip.compress(idx(UPRIGHT.transpose(0, 2, 1).copy()))
+        members[f"{prefix}-labels-idx1-ubyte.gz"] = gzip.compress(idx(np.array([1, 26], np.uint8)))
     with zipfile.ZipFile(path, "w") as archive:
         for name, raw in members.items():
             if not leave_out or leave_out not in name:
@@ -152,7 +153,9 @@ def test_emnist_is_turned_upright_and_labelled_from_0(tmp_path):
         np.testing.assert_array_equal(labels, [0, 25])
 
 
-@pytest.mark.parametrize("damage", [{"leave_out": "test-labels"}, {"cut": 300}, {"cut": 0}], ids=["member missing", "cut short", "empty"])
+@pytest.mark.parametrize(
+    "damage", [{"leave_out": "test-labels"}, {"cut": 300}, {"cut": 0}], ids=["member missing", "cut short", "empty"]
+)
 def test_damaged_emnist_is_refused_by_name(tmp_path, damage):
     assert "gzip.zip" in refusal("emnist-zip", (1, 4, 8), emnist(tmp_path / "gzip.zip", **damage))
 

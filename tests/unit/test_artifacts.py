@@ -14,7 +14,15 @@ import numpy as np
 import pytest
 
 from spiking_diffusion import artifacts
-from spiking_diffusion.artifacts import canonical_json, read_json, read_npz, write_atomic, write_bytes, write_json, write_npz
+from spiking_diffusion.artifacts import (
+    canonical_json,
+    read_json,
+    read_npz,
+    write_atomic,
+    write_bytes,
+    write_json,
+    write_npz,
+)
 from spiking_diffusion.errors import UserError
 from spiking_diffusion.training.tokens import load_tokens
 
@@ -181,7 +189,11 @@ def npy_with_objects(canary):
     return file.getvalue()
 
 
-@pytest.mark.parametrize("make", [npz_with_objects, npy_with_objects, lambda canary: pickle.dumps(Canary(canary))], ids=["npz", "npy", "pickle"])
+@pytest.mark.parametrize(
+    "make",
+    [npz_with_objects, npy_with_objects, lambda canary: pickle.dumps(Canary(canary))],
+    ids=["npz", "npy", "pickle"],
+)
 def test_pickles_are_not_run(tmp_path, make):
     canary = tmp_path / "canary"
     path = tmp_path / "x.npz"
@@ -218,7 +230,11 @@ def test_damaged_npz(tmp_path, damage):
     assert "delete it" in message
 
 
-@pytest.mark.parametrize("damage", [cut, lambda raw: b"", lambda raw: b"\xff\xfe" + raw, lambda raw: raw + b"}"], ids=["cut short", "empty", "not UTF-8", "too much"])
+@pytest.mark.parametrize(
+    "damage",
+    [cut, lambda raw: b"", lambda raw: b"\xff\xfe" + raw, lambda raw: raw + b"}"],
+    ids=["cut short", "empty", "not UTF-8", "too much"],
+)
 def test_damaged_json(tmp_path, damage):
     path = tmp_path / "x.json"
     path.write_bytes(damage(json.dumps({"fid": 1.5}).encode()))

@@ -2,6 +2,7 @@
 
 import csv
 import pickle
+from itertools import chain
 from pathlib import Path
 
 import pytest
@@ -116,7 +117,9 @@ def test_two_checkpoints_are_kept(tmp_path):
     assert [p.name for p in checkpoints(tmp_path)] == [f"epoch-{n:06d}.pt" for n in (EPOCHS - 1, EPOCHS)]
 
 
-@pytest.mark.parametrize("change", [{"settings": {"lr": 0.02}}, {"name": "other"}, {"stage": "other"}, {"inputs": {"x": "1"}}])
+@pytest.mark.parametrize(
+    "change", [{"settings": {"lr": 0.02}}, {"name": "other"}, {"stage": "other"}, {"inputs": {"x": "1"}}]
+)
 def test_checkpoints_of_another_training_are_not_used(tmp_path, straight, change):
     train(tmp_path, identity={**IDENTITY, **change})
     again = train(tmp_path)
@@ -198,7 +201,11 @@ class Canary:
         return Path.touch, (Path(self.path),)
 
 
-@pytest.mark.parametrize("write", [lambda canary, path: path.write_bytes(pickle.dumps(canary, protocol=2)), torch.save], ids=["pickle", "torch.save"])
+@pytest.mark.parametrize(
+    "write",
+    [lambda canary, path: path.write_bytes(pickle.dumps(canary, protocol=2)), torch.save],
+    ids=["pickle", "torch.save"],
+)
 def test_malicious_checkpoint_runs_nothing(tmp_path, straight, write):
     canary, path = tmp_path / "canary", tmp_path / "epoch-000009.pt"
     write({"identity": Canary(canary)} if write is torch.save else Canary(canary), path)
@@ -271,7 +278,7 @@ def test_each_epoch_sees_every_example_once_in_another_order(tmp_path):
     inner = task.loss
     task.loss = lambda index, noise, progress: seen.append(index.tolist()) or inner(index, noise, progress)
     fit(task, SETTINGS, 0, IDENTITY, tmp_path, CPU)
-    epochs = [sum(seen[i : i + STEPS], []) for i in range(0, len(seen), STEPS)]
+    epochs = [[*chain(*seen[i : i + STEPS])] for i in range(0, len(seen), STEPS)]
     assert all(sorted(order) == list(range(10)) for order in epochs)
     assert len({tuple(order) for order in epochs}) == EPOCHS
 
@@ -284,15 +291,17 @@ def test_learning_rate(schedule, rates):
 
 def test_save_history(tmp_path):
     path = tmp_path / "a" / "x.csv"
-    save_history(path, [{"epoch": 1, "loss": 1 / 3, "validation": 1e-9}, {"epoch": 2, "loss": 12345678.0, "validation": 0.0}])
+    save_history(
+        path, [{"epoch": 1, "loss": 1 / 3, "validation": 1e-9}, {"epoch": 2, "loss": 12345678.0, "validation": 0.0}]
+    )
     assert path.read_bytes() == b"epoch,loss,validation\n1,0.333333,1e-09\n2,1.23457e+07,0\n"
 
 
 def test_saved_history_reads_back(tmp_path, straight):
     save_history(tmp_path / "x.csv", straight[1])
-    with open(tmp_path / "x.csv") as file:
-        rows = list(csv.DictReader(file))
-    assert [{k: float(v) for k, v in row.items()} for row in rows] == [pytest.approx(row, rel=1e-5) for row in straight[1]]
+    rows = list(csv.DictReader((tmp_path / "x.csv").read_text().splitlines()))
+    found = [{key: float(value) for key, value in row.items()} for row in rows]
+    assert found == [pytest.approx(row, rel=1e-5) for row in straight[1]]
 
 
 # --- weights --------------------------------------------------------------------------------------------
@@ -327,13 +336,21 @@ def refusal(path, model):
     return message
 
 
-@pytest.mark.parametrize("other", [network(5), network()[:2], nn.Sequential(*network(), nn.Linear(1, 1))], ids=["wider", "too short", "too long"])
+@pytest.mark.parametrize(
+    "other",
+    [network(5), network()[:2], nn.Sequential(*network(), nn.Linear(1, 1))],
+    ids=["wider", "too short", "too long"],
+)
 def test_weights_of_another_network(tmp_path, other):
     save_weights(tmp_path / "x", network())
     refusal(tmp_path / "x", other)
 
 
-@pytest.mark.parametrize("damage", [cut, empty, garbage, lambda path: path.write_bytes(pickle.dumps({}, protocol=2))], ids=["cut short", "empty", "garbage", "pickle"])
+@pytest.mark.parametrize(
+    "damage",
+    [cut, empty, garbage, lambda path: path.write_bytes(pickle.dumps({}, protocol=2))],
+    ids=["cut short", "empty", "garbage", "pickle"],
+)
 def test_damaged_weights(tmp_path, damage):
     save_weights(tmp_path / "x", network())
     damage(tmp_path / "x")

@@ -105,8 +105,7 @@ def test_table_has_the_suites_rows_and_the_metrics_numbers(suite):
     fill(PARAMS, suite)
     out = make_table(PARAMS, suite)
     assert out == Path("results/tables", f"{suite}.csv")
-    with open(out) as file:
-        rows = list(csv.DictReader(file))
+    rows = list(csv.DictReader(out.read_text().splitlines()))
     assert list(rows[0])[:7] == ["dataset", "model", "run", "mse", "ssim", "kid", "fid"]
     assert [row["run"] for row in rows] == PARAMS.suites[suite]
     for row in rows:
@@ -134,13 +133,15 @@ def test_table_is_the_same_twice_and_its_settings_lie_beside():
 
 def test_to_markdown():
     table = pd.DataFrame(
-        {"run": ["a", "b"], "fid": [37.5012, 0.000123456], "n": pd.array([10000, None], "Int64"), "x": [float("nan"), 1.0]}
+        {
+            "run": ["a", "b"],
+            "fid": [37.5012, 0.000123456],
+            "n": pd.array([10000, None], "Int64"),
+            "x": [float("nan"), 1.0],
+        }
     )
     assert to_markdown(table) == (
-        "| run | fid | n | x |\n"
-        "| --- | --- | --- | --- |\n"
-        "| a | 37.5 | 10000 |  |\n"
-        "| b | 0.0001235 |  | 1 |\n"
+        "| run | fid | n | x |\n| --- | --- | --- | --- |\n| a | 37.5 | 10000 |  |\n| b | 0.0001235 |  | 1 |\n"
     )
 
 
@@ -238,7 +239,9 @@ def test_figures_of_other_suites(suite, kind, fragments):
 
 
 def inputs_of(kind):
-    return [artifacts.metrics_path(r) for r in PARAMS.suites["both"]] if kind == "table" else figure_inputs(PARAMS, "both", kind)
+    if kind == "table":
+        return [artifacts.metrics_path(run) for run in PARAMS.suites["both"]]
+    return figure_inputs(PARAMS, "both", kind)
 
 
 def make(kind):

@@ -29,7 +29,7 @@ def sample_ancestral(
     takes every unfinished sample to its own next step t.
 
     ``shape`` is (B, h, w). Returns tokens (B, h, w) in [0, K) and the number of network calls summed over
-    the samples. ``callback`` sees the tokens and steps (B,) after each round, e.g. to draw a trajectory.
+    the samples. ``callback`` gets copies of the tokens and the steps (B,) after each round, e.g. to draw a trajectory.
     """
     batch, height, width = shape
     tokens = torch.full((batch, height * width), diffusion.mask, device=device)
@@ -45,5 +45,5 @@ def sample_ancestral(
         tokens[active] = tokens[active].masked_scatter(now, drawn)
         calls += len(active)
         if callback:
-            callback(tokens.view(shape), t)
+            callback(tokens.view(shape).clone(), t)
     return tokens.view(shape), calls

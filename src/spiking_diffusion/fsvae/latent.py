@@ -83,8 +83,8 @@ class Prior(_Autoregressive):
     def forward(self, z: Tensor, p: float, from_step: int, generator: torch.Generator) -> Tensor:
         """Candidate spikes (T, B, c, k) given the posterior's train z (T, B, c).
 
-        Scheduled sampling: from step ``from_step`` on, each sample is shown the prior's own guess of the
-        step before instead of the posterior's with probability ``p``.
+        Scheduled sampling: of the spikes from step ``from_step`` (counted from 0) on, the next step is shown the
+        prior's own guess instead of the posterior's with probability ``p``, sample by sample.
         """
         z = z.detach()
         own = torch.rand(z.shape[:2], generator=generator, device=z.device) < p  # (T, B)

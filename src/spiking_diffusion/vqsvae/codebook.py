@@ -43,7 +43,8 @@ class Codebook(nn.Module):
         """
         x = features.detach().movedim(1, -1).float()
         codes = self.codes.detach().float()
-        distance = (codes**2).sum(1) - 2 * x @ codes.t()  # |x|^2 is the same for all codes
+        with torch.autocast(x.device.type, enabled=False):
+            distance = (codes**2).sum(1) - 2 * x @ codes.t()  # |x|^2 is the same for all codes
         return distance.argmin(-1)
 
     def forward(self, tokens: Tensor) -> Tensor:
