@@ -134,12 +134,14 @@ class VQSVAE(Section):
     """VQ-SVAE, Sec. 2.2. ``T`` is T_s, ``k`` the weight of Eq. 6: ``learned`` from ``k_init``, or held fixed.
 
     A learned k stays in (0, 1), where SFR and PSP share the weight, with ``k_range: unit``; ``free`` lets it go
-    anywhere. ``straight_through`` says where the decoder's gradient enters the encoder.
+    anywhere. ``readout`` is what stands beside SFR in Eq. 6: PSP, or the sum of ``output_decay^(T-1-t)`` spikes, which
+    the released code uses. ``straight_through`` says where the decoder's gradient enters the encoder.
     """
 
     T: Count
     channels: Annotated[list[Count], Field(min_length=2, max_length=2)]
     code_dim: Count
+    readout: Literal["psp", "leaky-sum"]
     tau_syn: TimeConstant
     k: Literal["learned"] | Unit
     k_init: Annotated[float, Field(gt=0, lt=1)]
@@ -152,12 +154,17 @@ class VQSVAE(Section):
 
 
 class SDID(Section):
-    """Spiking diffusion image decoder, Sec. 2.3, and its training by the 1/t-weighted bound of Eq. 14."""
+    """Spiking diffusion image decoder, Sec. 2.3, and its training.
+
+    ``input``: learned embeddings of token and step, or, as the released code has it, their bare numbers as two
+    channels. ``loss``: the 1/t-weighted bound of Eq. 14, or the released code's weights 1 - t/T_d.
+    """
 
     T: Count
     channels: Annotated[list[Count], Field(min_length=1)]
+    input: Literal["embedding", "raw"]
     embed_dim: Count
-    loss: Literal["elbo"]
+    loss: Literal["elbo", "reweighted"]
     train: Train
 
 

@@ -41,7 +41,16 @@ def codebook_settings():
 @pytest.fixture(scope="session")
 def vqsvae_settings(train_settings, codebook_settings):
     """``vqsvae_settings(straight_through="embedding", ...)``."""
-    base = {"T": 5, "channels": [4, 6], "code_dim": 3, "tau_syn": 2.0, "k": "learned", "k_init": 0.5, "beta": 0.25}
+    base = {
+        "T": 5,
+        "channels": [4, 6],
+        "code_dim": 3,
+        "readout": "psp",
+        "tau_syn": 2.0,
+        "k": "learned",
+        "k_init": 0.5,
+        "beta": 0.25,
+    }
     base |= {"k_range": "free", "straight_through": "spikes", "output_decay": 0.8, "train": train_settings}
     return lambda **changes: config.VQSVAE(**{"codebook": codebook_settings(), **base, **changes})
 

@@ -204,3 +204,17 @@ def test_drawn_bound_averages_to_the_variational_bound(rng):
     bound = diffusion.bound(logits, tokens, noisy, t) * n
     error = 5 * float(bound.std()) / math.sqrt(draws)
     assert float(bound.mean()) == pytest.approx(variational_bound(size, n, log_p, start), abs=error)
+
+
+def test_reweighted_loss_is_the_released_code_s():
+    """(1 - t/T_d) times the masked cross-entropy, per token; nothing at t = T_d."""
+    diffusion = AbsorbingDiffusion(3, 4)
+    logits = torch.randn(3, 3, 2, 2, dtype=torch.float64)
+    tokens = torch.randint(3, (3, 2, 2))
+    noisy = tokens.clone()
+    noisy[:, 0] = diffusion.mask
+    t = torch.tensor([1, 3, 4])
+    log_p = (logits - logits.exp().sum(1, keepdim=True).log()).numpy()
+    for b, weight in enumerate((3 / 4, 1 / 4, 0)):
+        expected = -weight * sum(log_p[b, tokens[b, 0, j], 0, j] for j in range(2)) / 4
+        assert float(diffusion.reweighted(logits, tokens, noisy, t)[b]) == pytest.approx(expected, abs=1e-12)

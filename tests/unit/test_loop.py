@@ -10,6 +10,7 @@ import torch
 import yaml
 from torch import nn
 
+from spiking_diffusion.artifacts import canonical_json
 from spiking_diffusion.config import check_params
 from spiking_diffusion.errors import UserError
 from spiking_diffusion.training.loop import fit, learning_rate, load_weights, save_history, save_weights, weight_shapes
@@ -33,7 +34,7 @@ class Regression:
         draws = torch.Generator().manual_seed(1)
         self.x = torch.randn(self.size, 3, generator=draws)
         self.y = self.x.sum(1, keepdim=True)
-        self.at, self.steps, self.progress = at, 0, []
+        self.at, self.steps, self.progress, self.weights = at, 0, [], []
 
     def loss(self, index, noise, progress):
         scale = self.at(self.steps)
@@ -46,6 +47,7 @@ class Regression:
 
     def validate(self):
         assert not self.module.training
+        self.weights.append(self.module[0].weight.numpy().tobytes())
         return {"validation": float((self.module(self.x) - self.y).square().mean())}
 
 
@@ -69,18 +71,18 @@ def checkpoints(work):
 
 @pytest.fixture(scope="module")
 def straight(tmp_path_factory):
-    """Weights and history of a training that nothing interrupts."""
+    """A training that nothing interrupts, and its history."""
     task, history = train(tmp_path_factory.mktemp("straight"))
     assert task.steps == EPOCHS * STEPS
-    return task.module.state_dict(), history
+    return task, history
 
 
 def assert_same(result, straight):
-    task, history = result
-    state, expected = straight
-    assert history == expected
+    (task, history), (expected_task, expected_history) = result, straight
+    assert history == expected_history
+    expected = expected_task.module.state_dict()
     for key, value in task.module.state_dict().items():
-        assert torch.equal(value, state[key]), key
+        assert torch.equal(value, expected[key]), key
 
 
 def interrupt(work, steps):
@@ -142,31 +144,31 @@ def test_progress_runs_from_0_to_just_below_1_also_when_resumed(tmp_path):
 # --- damaged checkpoints --------------------------------------------------------------------------------
 
 
-def cut(path):
+def cut(path, _=None):
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
 
 
-def empty(path):
+def empty(path, _=None):
     path.write_bytes(b"")
 
 
-def garbage(path):
+def garbage(path, _=None):
     path.write_bytes(b"\x93" * 1000)
 
 
-def flip(path):
+def flip(path, task):
     """One bit of one weight, which the file format's own checks may pass over."""
     raw = path.read_bytes()
-    weight = torch.load(path, weights_only=True)["module"]["0.weight"].numpy().tobytes()
-    place = raw.index(weight) + 2
+    epoch = int(path.stem.removeprefix("epoch-"))
+    place = raw.index(task.weights[epoch - 1]) + 2
     path.write_bytes(raw[:place] + bytes([raw[place] ^ 0x10]) + raw[place + 1 :])
 
 
-def half(path):
-    """Weights of something else, and no state of the optimiser."""
-    state = torch.load(path, weights_only=True)
-    other = {key: value + 1 for key, value in state["module"].items()}
-    torch.save({**state, "module": other, "optimiser": {}}, path)
+def half(path, task):
+    """Weights that fit, and a state of the optimiser that does not."""
+    weights = {key: torch.ones_like(value) for key, value in task.module.state_dict().items()}
+    state = {"identity": canonical_json(IDENTITY), "module": weights, "optimiser": {}, "history": []}
+    torch.save(state, path)
 
 
 DAMAGES = [cut, empty, garbage, flip, half]
@@ -175,7 +177,7 @@ DAMAGES = [cut, empty, garbage, flip, half]
 @pytest.mark.parametrize("damage", DAMAGES)
 def test_newest_checkpoint_damaged_the_one_before_is_used(tmp_path, straight, damage):
     interrupt(tmp_path, 3 * STEPS + 1)
-    damage(checkpoints(tmp_path)[-1])
+    damage(checkpoints(tmp_path)[-1], straight[0])
     again = train(tmp_path)
     assert_same(again, straight)
     assert again[0].steps == (EPOCHS - 2) * STEPS
@@ -185,7 +187,7 @@ def test_newest_checkpoint_damaged_the_one_before_is_used(tmp_path, straight, da
 def test_both_checkpoints_damaged_training_starts_over(tmp_path, straight, damage):
     interrupt(tmp_path, 3 * STEPS + 1)
     for path in checkpoints(tmp_path):
-        damage(path)
+        damage(path, straight[0])
     again = train(tmp_path)
     assert_same(again, straight)
     assert again[0].steps == EPOCHS * STEPS

@@ -99,3 +99,12 @@ def test_fixed_k_is_saved_but_not_trained(make):
     assert not k_parameters(model)
     assert not model.k.requires_grad
     assert [float(value) for name, value in model.state_dict().items() if name.startswith("k")] == [0.25]
+
+
+@pytest.mark.parametrize("k", [0.0, 0.25, 1.0])
+def test_leaky_sum_stands_in_for_psp(make, k):
+    """The released code's readout: sum of 0.8^(T-1-t) s_t where Eq. 6 has PSP."""
+    spikes = random_spikes(5, 2, 3, 2, 2)
+    z_e = make(k=k, readout="leaky-sum").readout(spikes).numpy()
+    leaky = sum(0.8 ** (4 - t) * spikes[t].numpy() for t in range(5))
+    np.testing.assert_allclose(z_e, k * spikes.numpy().mean(0) + (1 - k) * leaky, rtol=1e-6)

@@ -14,8 +14,8 @@ SIZE, STEPS, T = 5, 16, 6
 
 @pytest.fixture
 def make(neuron, train_settings, lively):
-    def build(size=SIZE, steps=STEPS):
-        settings = config.SDID(T=T, channels=[6, 8, 7], embed_dim=4, loss="elbo", train=train_settings)
+    def build(size=SIZE, steps=STEPS, kind="embedding"):
+        settings = config.SDID(T=T, channels=[6, 8, 7], input=kind, embed_dim=4, loss="elbo", train=train_settings)
         return lively(SDID(settings, neuron, size, steps))
 
     return build
@@ -76,3 +76,14 @@ def test_same_batch_same_logits(make, batch):
 def test_logits_depend_on_the_step(make, batch):
     model, (tokens, t) = make().eval(), batch
     assert not torch.equal(model(tokens, t)[3], model(tokens, t + torch.tensor([0, 0, 0, 1]))[3])
+
+
+def test_raw_input_is_the_numbers_of_token_and_step(make, batch):
+    """The released code's input: two channels, h_t and t."""
+    model, (tokens, t) = make(kind="raw").eval(), batch
+    seen = []
+    model.first.synapse.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    model(tokens, t)
+    assert seen[0].shape == (4, 2, 4, 4)
+    assert torch.equal(seen[0][:, 0], tokens.float())
+    assert torch.equal(seen[0][:, 1], t.float()[:, None, None].expand(4, 4, 4))

@@ -53,9 +53,17 @@ class AbsorbingDiffusion:
         from 1..T_d, its estimate divided by the T_d tokens is ``1/t sum_masked -log p``.
         logits (B, K, h, w), tokens and noisy (B, h, w), t (B,).
         """
+        return self._masked_nll(logits, tokens, noisy) / t
+
+    def reweighted(self, logits: Tensor, tokens: Tensor, noisy: Tensor, t: Tensor) -> Tensor:
+        """The released code's loss, ``(1 - t/T_d) sum_masked -log p / T_d``, (B,); no bound, and 0 at t = T_d."""
+        return self._masked_nll(logits, tokens, noisy) * (1 - t / self.steps) / self.steps
+
+    def _masked_nll(self, logits: Tensor, tokens: Tensor, noisy: Tensor) -> Tensor:
+        """-log p of the masked tokens' true values, summed over each sample: (B,)."""
         # flat, because CUDA has no deterministic kernel for the (B, K, h, w) form
         nll = F.cross_entropy(logits.movedim(1, -1).flatten(0, -2), tokens.flatten(), reduction="none").view_as(tokens)
-        return (nll * (noisy == self.mask)).flatten(1).sum(1) / t
+        return (nll * (noisy == self.mask)).flatten(1).sum(1)
 
 
 def bits(nats: float) -> float:

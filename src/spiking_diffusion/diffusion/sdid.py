@@ -15,15 +15,18 @@ class SDID(nn.Module):
     """A stack of 3x3 convolutions, each with BatchNorm and LIF; the first block's spikes join the last
     block's before a 3x3 convolution to the K logits, averaged over time.
 
-    The input current is a learned embedding of each token (K+1 entries) plus one of the diffusion step.
+    The input current is a learned embedding of each token (K+1 entries) plus one of the diffusion step, or
+    with ``input: raw`` the two numbers themselves.
     """
 
     def __init__(self, settings: config.SDID, neuron: config.Neuron, size: int, steps: int) -> None:
         super().__init__()
         self.settings = settings
-        channels = [settings.embed_dim, *settings.channels]
-        self.token_embedding = nn.Embedding(size + 1, settings.embed_dim)
-        self.step_embedding = nn.Embedding(steps + 1, settings.embed_dim)
+        raw = settings.input == "raw"
+        channels = [2 if raw else settings.embed_dim, *settings.channels]
+        if not raw:
+            self.token_embedding = nn.Embedding(size + 1, settings.embed_dim)
+            self.step_embedding = nn.Embedding(steps + 1, settings.embed_dim)
         first, *rest = [layers.conv(neuron, a, b, 3) for a, b in itertools.pairwise(channels)]
         self.first = first
         self.rest = nn.Sequential(*rest)
@@ -31,7 +34,10 @@ class SDID(nn.Module):
 
     def forward(self, tokens: Tensor, t: Tensor) -> Tensor:
         """Tokens (B, h, w) in [0, K] and steps t (B,) in 1..T_d -> logits (B, K, h, w)."""
-        current = (self.token_embedding(tokens) + self.step_embedding(t)[:, None, None]).movedim(-1, 1)
+        if self.settings.input == "raw":
+            current = torch.stack([tokens, t[:, None, None].expand_as(tokens)], dim=1).float()
+        else:
+            current = (self.token_embedding(tokens) + self.step_embedding(t)[:, None, None]).movedim(-1, 1)
         first = self.first.forward_constant(current, self.settings.T)
         # the last map is linear: the mean over time comes first, the map is applied once
         return self.out(torch.cat([sfr(first), sfr(self.rest(first))], dim=1))

@@ -59,6 +59,7 @@ class SDIDTask:
     def __init__(self, run: RunSettings, tokens: TokenSet, device: torch.device) -> None:
         height, width = tokens.splits["train"].shape[1:]
         self.seed = run.recipe.seed
+        self.loss_name = run.recipe.sdid.loss
         self.batch_size = run.recipe.sdid.train.batch_size
         self.module, self.diffusion = make_sdid(run, tokens.size, (height, width))
         self.device = device
@@ -70,7 +71,8 @@ class SDIDTask:
         tokens = self.tokens[index.to(self.device)]
         t = self.diffusion.draw_t(len(tokens), noise, self.device)
         noisy = self.diffusion.q_sample(tokens, t, noise)
-        return {"loss": self.diffusion.bound(self.module(noisy, t), tokens, noisy, t).mean()}
+        loss = self.diffusion.bound if self.loss_name == "elbo" else self.diffusion.reweighted
+        return {"loss": loss(self.module(noisy, t), tokens, noisy, t).mean()}
 
     def validate(self) -> dict[str, float]:
         noise = generator(self.device, self.seed, "sdid", "validation")  # the same masks after every epoch

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from spiking_diffusion import config
-from spiking_diffusion.snn import SpikingDecoder, SpikingEncoder, layers, psp, sfr
+from spiking_diffusion.snn import SpikingDecoder, SpikingEncoder, layers, psp, sfr, weighted_sum
 from spiking_diffusion.vqsvae.codebook import Codebook
 
 
@@ -54,8 +54,12 @@ class VQSVAE(nn.Module):
 
     def readout(self, spikes: Tensor) -> Tensor:
         """z^E (Eq. 6) of encoder spikes: (T, B, C, h, w) -> (B, C, h, w)."""
-        k = self.k
-        return k * sfr(spikes) + (1 - k) * psp(spikes, self.settings.tau_syn)[-1]
+        settings, k = self.settings, self.k
+        if settings.readout == "psp":
+            potential = psp(spikes, settings.tau_syn)[-1]
+        else:
+            potential = weighted_sum(spikes, settings.output_decay)
+        return k * sfr(spikes) + (1 - k) * potential
 
     def encode(self, images: Tensor) -> Tensor:
         """Images (B, C_in, H, W) in [0, 1] -> tokens h_0 (B, h, w) in [0, K)."""
