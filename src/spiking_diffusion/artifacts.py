@@ -138,10 +138,18 @@ def read_npz(path: Path) -> dict[str, np.ndarray]:
     """All arrays of an .npz. Raises UserError if it is missing or damaged; never unpickles."""
     require(path)
     try:
-        with np.load(path, allow_pickle=False) as file:
-            return dict(file)
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
+            return dict(arrays)
     except Exception as error:  # zipfile, zlib, numpy and struct each have their own
         raise damaged(path, error) from error
+
+
+def read_array(path: Path, name: str) -> np.ndarray:
+    """One array of an .npz. Raises UserError if the file is missing or damaged or lacks it."""
+    arrays = read_npz(path)
+    if name not in arrays:
+        raise damaged(path, f"it has no array {name!r}")
+    return arrays[name]
 
 
 def read_json(path: Path) -> Any:

@@ -21,6 +21,9 @@ from spiking_diffusion.reporting.layout import FIGURES
 # Modules that import torch are imported inside the commands: `--help` and bad input answer at once.
 
 
+BENCHES = ("vqsvae", "sdid", "fsvae", "sample")
+
+
 def build_parser() -> argparse.ArgumentParser:
     """The parser, with the help that a newcomer reads."""
     common = argparse.ArgumentParser(add_help=False)
@@ -87,6 +90,13 @@ def build_parser() -> argparse.ArgumentParser:
     figure = command("figure", "draw a figure of a suite -> results/figures/SUITE-KIND.png, .svg and .pdf", on_suite)
     figure.add_argument("kind", choices=FIGURES, help="what to draw")
     command("report", "collect tables, figures and settings of a finished suite -> results/report.html", on_suite)
+    bench = command("bench", "time a training step, or sampling, beside the same network in plain SpikingJelly code")
+    bench.add_argument("what", choices=BENCHES, help="what to time")
+    bench.add_argument("--batch", type=int, default=32, metavar="N", help="images at a time (default: 32)")
+    bench.add_argument("--recipe", default="paper", help="whose sizes to take (default: paper)")
+    bench.add_argument("--rounds", type=int, default=5, metavar="N", help="timed steps of either (default: 5)")
+    bench.add_argument("--threads", type=int, default=2, metavar="N", help="CPU threads (default: 2)")
+    bench.add_argument("--json", action="store_true", help="print JSON instead of lines")
     command("show", "print the complete setting of a run as JSON", on_run)
     command("dvc", "print dvc.yaml, the same pipeline for DVC")
     command("schema", "print the JSON schema of params.yaml")
@@ -124,6 +134,12 @@ def _run(args: argparse.Namespace) -> None:
         case "show":
             assert run
             print(json.dumps(run.model_dump(), indent=2))
+        case "bench":
+            from spiking_diffusion.benchmark.measure import bench
+
+            found = bench(params, args.recipe, args.what, args.batch, args.rounds, args.threads)
+            lines = "\n".join(f"{key}: {value}" for key, value in found.items())
+            print(json.dumps(found, indent=2) if args.json else lines)
         case "dvc":
             from spiking_diffusion.projection import dvc_yaml
 
@@ -141,6 +157,8 @@ def _run(args: argparse.Namespace) -> None:
 
             print(make_figure(params, args.suite, args.kind))
         case "report":
+            if args.params != "params.yaml":
+                raise UserError("report reads params.yaml of this folder, as Snakemake does: leave out --params")
             _report(args.suite)
         case _:
             _on_device(args, params, run)
@@ -198,7 +216,7 @@ def _on_device(args: argparse.Namespace, params: Params, run: RunSettings | None
 
 def _report(suite: str) -> None:
     """Let Snakemake write its report on the targets of a suite."""
-    command = ["snakemake", suite, "--cores", "1", "--report", "results/report.html"]
+    command = [sys.executable, "-m", "snakemake", suite, "--cores", "1", "--report", "results/report.html"]
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:
         tail = " ".join(done.stderr.split()[-40:])

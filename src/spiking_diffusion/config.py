@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import difflib
 import math
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -18,13 +19,14 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, model_validator
 from ruamel.yaml import YAML
-from ruamel.yaml.error import YAMLError as RuamelError
+from ruamel.yaml.error import MarkedYAMLError, YAMLError
 
 from spiking_diffusion.errors import UserError
 
 Name = Annotated[str, StringConstraints(pattern=r"^[a-z0-9]+(-[a-z0-9]+)*$", max_length=64)]
 Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 Count = Annotated[int, Field(ge=1)]
+Seed = Annotated[int, Field(ge=0, lt=2**32)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 TimeConstant = Annotated[float, Field(ge=1, allow_inf_nan=False)]
 Unit = Annotated[float, Field(ge=0, le=1)]
@@ -52,7 +54,7 @@ class Split(Section):
 
     validation: Count
     test: Annotated[int, Field(ge=0)]
-    seed: int
+    seed: Seed
 
 
 class Dataset(Section):
@@ -213,7 +215,7 @@ class Evaluate(Section):
 class Recipe(Section):
     """A complete setting of every model; a run picks one and may override any key."""
 
-    seed: Annotated[int, Field(ge=0)]
+    seed: Seed
     neuron: Neuron
     vqsvae: VQSVAE
     sdid: SDID
@@ -225,7 +227,7 @@ class Recipe(Section):
 class Classifier(Section):
     """The small CNN whose features the ``classifier`` protocol compares; one per dataset."""
 
-    seed: Annotated[int, Field(ge=0)]
+    seed: Seed
     channels: Annotated[list[Count], Field(min_length=2, max_length=2)]
     features: Count
     steps: Count
@@ -282,8 +284,9 @@ class Params(Section):
             for name in names:
                 if name not in self.all_runs:
                     raise UserError(f"suites.{suite} lists {name!r}, {unknown('run', name, self.all_runs)}")
-            if len(set(names)) != len(names):
-                raise UserError(f"suites.{suite} lists a run twice: name each run once")
+            for name in names:
+                if names.count(name) > 1:
+                    raise UserError(f"suites.{suite} lists {name!r} twice: name each run once")
         return self
 
     @property
@@ -377,10 +380,12 @@ def read_yaml(path: str | Path) -> Any:
         ) from None
     try:
         first, second = yaml.safe_load(text), YAML(typ="safe", pure=True).load(text)
-    except (yaml.YAMLError, RuamelError, ValueError) as error:
-        line = " ".join(str(error).split())
-        raise UserError(f"{path} is not valid YAML, mend it there: {line}") from None
-    difference = _first_difference(first, second, "")
+        difference = _first_difference(first, second, "")
+    except (yaml.MarkedYAMLError, MarkedYAMLError) as error:
+        line = f", line {error.problem_mark.line + 1}" if error.problem_mark else ""
+        raise UserError(f"{path} is not valid YAML ({error.problem}{line}): mend it there") from None
+    except (yaml.YAMLError, YAMLError, ValueError, RecursionError) as error:
+        raise UserError(f"{path} is not valid YAML ({' '.join(str(error).split())}): mend it there") from None
     if difference:
         key, one, two = difference
         raise UserError(
@@ -391,8 +396,12 @@ def read_yaml(path: str | Path) -> Any:
 
 
 def _first_difference(a: Any, b: Any, where: str) -> tuple[str, Any, Any] | None:
-    if isinstance(a, dict) and isinstance(b, dict) and list(map(repr, a)) == list(map(repr, b)):
-        pairs = [(f"{where}.{k}".lstrip("."), a[k], b[k]) for k in a]
+    """Key and both values where two parsed files first differ."""
+    if isinstance(a, dict) and isinstance(b, dict) and len(a) == len(b):
+        for one, two in zip(a, b, strict=True):
+            if repr(one) != repr(two):
+                return f"a key of {where or 'the file'}", one, two
+        pairs = [(f"{where}.{key}".lstrip("."), a[key], b[key]) for key in a]
     elif isinstance(a, list) and isinstance(b, list) and len(a) == len(b):
         pairs = [(f"{where}[{i}]", x, y) for i, (x, y) in enumerate(zip(a, b, strict=True))]
     else:
@@ -403,22 +412,30 @@ def _first_difference(a: Any, b: Any, where: str) -> tuple[str, Any, Any] | None
 
 def _sentence(error: ValidationError, where: str) -> str:
     """The first complaint of pydantic as a sentence: the key, its value, what was expected."""
-    first, *rest = error.errors(include_url=False)
-    keys = [
-        str(part)
-        for part in first["loc"]
-        if part not in ("[key]", "float", "literal['learned']")
-        and not str(part).startswith(("constrained-", "function-"))
-    ]
-    key = ".".join(([where] if where else []) + keys)
-    more = f" (and {len(rest)} more)" if rest else ""
+    found: dict[str, list[Any]] = {}
+    for detail in error.errors(include_url=False):
+        found.setdefault(_key(detail["loc"], where), []).append(detail)
+    key, details = next(iter(found.items()))
+    first, value = details[0], details[0]["input"]
     match first["type"]:
         case "extra_forbidden":
             text = f"{key} is not a key that exists: remove it or correct its spelling"
         case "missing":
             text = f"{key} is missing: add it, nothing has a hidden default"
         case "value_error":
-            text = f"{key + ': ' if key else ''}{first['ctx']['error']}"
+            text = f"{key}: {first['ctx']['error']}"
+        case "model_type" | "dict_type":
+            text = f"{key} is {value!r}: it must be a mapping of keys to values"
         case _:
-            text = f"{key} is {first['input']!r}: {first['msg'][0].lower()}{first['msg'][1:]}"
-    return text + more
+            expected = " or ".join(f"{d['msg'][0].lower()}{d['msg'][1:]}" for d in details)
+            text = f"{key} is {value!r}: {expected}"
+    return " ".join(text.split()) + (f" (and {len(found) - 1} more)" if len(found) > 1 else "")
+
+
+def _key(location: tuple[int | str, ...], where: str) -> str:
+    """Where in the file a complaint of pydantic belongs; its names of a union's branches left out."""
+    parts = [str(part) for part in location if part != "[key]" and not _BRANCH.match(str(part))]
+    return ".".join(([where] if where else []) + parts) or "the file"
+
+
+_BRANCH = re.compile(r"^(literal\[|constrained-|function-|float$|int$)")

@@ -28,6 +28,7 @@ rule classifier:
         "logs/classifier/{dataset}.log",
     benchmark:
         "benchmarks/classifier/{dataset}.tsv"
+    priority: -1
     threads: params.classifier.threads
     resources:
         gpu=GPU,

@@ -14,6 +14,7 @@ rule fsvae:
         "benchmarks/fsvae/{run}.tsv"
     wildcard_constraints:
         run="|".join(params.baselines),
+    priority: 2
     threads: lambda wildcards: recipe(wildcards).fsvae.train.threads
     resources:
         gpu=GPU,

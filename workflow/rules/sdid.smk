@@ -14,6 +14,7 @@ rule sdid:
         "benchmarks/sdid/{run}.tsv"
     wildcard_constraints:
         run="|".join(params.runs),
+    priority: 4
     threads: lambda wildcards: recipe(wildcards).sdid.train.threads
     resources:
         gpu=GPU,

@@ -14,6 +14,7 @@ rule tokens:
         "benchmarks/tokens/{run}.tsv"
     wildcard_constraints:
         run="|".join(params.runs),
+    priority: 4
     threads: lambda wildcards: recipe(wildcards).vqsvae.train.threads
     resources:
         gpu=GPU,

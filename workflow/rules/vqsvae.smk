@@ -14,6 +14,7 @@ rule vqsvae:
         "benchmarks/vqsvae/{run}.tsv"
     wildcard_constraints:
         run="|".join(params.runs),
+    priority: 3
     threads: lambda wildcards: recipe(wildcards).vqsvae.train.threads
     resources:
         gpu=GPU,

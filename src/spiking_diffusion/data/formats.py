@@ -10,6 +10,7 @@ from __future__ import annotations
 import gzip
 import tarfile
 import zipfile
+import zlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -29,7 +30,7 @@ def read_dataset(kind: str, shape: tuple[int, int, int], files: Mapping[str, Pat
     """
     try:
         arrays = READERS[kind](shape, files)
-    except (OSError, EOFError, KeyError, ValueError, tarfile.TarError, zipfile.BadZipFile) as error:
+    except (OSError, EOFError, KeyError, ValueError, tarfile.TarError, zipfile.BadZipFile, zlib.error) as error:
         names = ", ".join(str(path) for path in files.values())
         raise UserError(
             f"{names or kind} cannot be read as {kind} ({' '.join(str(error).split())}): "
@@ -41,6 +42,8 @@ def read_dataset(kind: str, shape: tuple[int, int, int], files: Mapping[str, Pat
                 f"the {split} images have shape {images.shape[1:]}, params.yaml says {shape}: "
                 "correct the dataset's shape"
             )
+        if not len(images):
+            raise UserError(f"{kind} has no {split} images in its files: check the dataset's files in params.yaml")
         if len(images) != len(labels):
             raise UserError(
                 f"there are {len(images)} {split} images but {len(labels)} labels: the files do not belong together"

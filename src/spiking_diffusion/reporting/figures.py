@@ -40,20 +40,20 @@ def _samples(runs: list[RunSettings]) -> plt.Figure:
     rows: list[list[tuple[str, np.ndarray]]] = []
     for dataset in dict.fromkeys(run.dataset_name for run in runs):
         title = next(run.dataset.title for run in runs if run.dataset_name == dataset)
-        row = [(f"{title}: real", artifacts.read_npz(artifacts.data_path(dataset))["test_images"])]
+        row = [(f"{title}: real", artifacts.read_array(artifacts.data_path(dataset), "test_images"))]
         here = sorted((run for run in runs if run.dataset_name == dataset), key=lambda run: run.model)  # FSVAE first
         ours = [run for run in here if run.model == "spiking-diffusion"]
         if ours:
             row.append(
                 (
                     _label("reconstructed", ours[0], ours),
-                    artifacts.read_npz(artifacts.reconstructions_path(ours[0].name))["images"],
+                    artifacts.read_array(artifacts.reconstructions_path(ours[0].name), "images"),
                 )
             )
         for run in here:
             same = [other for other in here if other.model == run.model]
             name = "FSVAE" if run.model == "fsvae" else "Spiking-Diffusion"
-            row.append((_label(name, run, same), artifacts.read_npz(artifacts.samples_path(run.name))["images"]))
+            row.append((_label(name, run, same), artifacts.read_array(artifacts.samples_path(run.name), "images")))
         rows.append(row)
     columns = max(map(len, rows))
     figure, axes = plt.subplots(
@@ -85,8 +85,8 @@ def _losses(runs: list[RunSettings]) -> plt.Figure:
     figure, (left, right) = plt.subplots(1, 2, figsize=(7.2, 2.8), layout="constrained")
     for run in runs:
         for model in MODELS[run.model]:
-            history = pd.read_csv(artifacts.require(artifacts.history_path(artifacts.model_path(run.name, model))))
             axis, column = (right, "validation_bits_per_token") if model == "sdid" else (left, "validation_mse")
+            history = _read_history(artifacts.history_path(artifacts.model_path(run.name, model)), column)
             name = {"vqsvae": "VQ-SVAE", "fsvae": "FSVAE", "sdid": "SDID"}[model]
             axis.plot(
                 history["epoch"],
@@ -102,6 +102,14 @@ def _losses(runs: list[RunSettings]) -> plt.Figure:
     return figure
 
 
+def _read_history(path: Path, column: str) -> pd.DataFrame:
+    try:
+        history = pd.read_csv(artifacts.require(path))
+        return history[["epoch", column]].astype(float)
+    except (KeyError, ValueError) as error:
+        raise artifacts.damaged(path, error) from error
+
+
 # --- codebook -------------------------------------------------------------------------------------------
 
 
@@ -112,8 +120,9 @@ def _codebook(runs: list[RunSettings]) -> plt.Figure:
         max(1, len(ours)), 1, figsize=(6, 2.2 * max(1, len(ours))), squeeze=False, layout="constrained"
     )
     for axis, run in zip(axes[:, 0], ours, strict=False):
-        tokens = artifacts.read_npz(artifacts.tokens_path(run.name))
-        counts = np.sort(np.bincount(tokens["train"].ravel(), minlength=int(tokens["size"])))[::-1]
+        path = artifacts.tokens_path(run.name)
+        tokens, size = artifacts.read_array(path, "train"), int(artifacts.read_array(path, "size"))
+        counts = np.sort(np.bincount(tokens.ravel(), minlength=size))[::-1]
         share = counts / counts.sum()
         used = share[share > 0]
         spread = float(np.exp(-(used * np.log(used)).sum()))

@@ -20,7 +20,7 @@ def make_table(params: Params, suite: str) -> Path:
     A cell is empty where a number does not exist for that model.
     """
     inputs = [artifacts.metrics_path(run) for run in params.suites[suite]]
-    table = pd.DataFrame([artifacts.read_json(path) for path in inputs])
+    table = pd.DataFrame([_read_row(path) for path in inputs])
     table = table[FIRST + sorted(set(table.columns) - set(FIRST))]
     for column in table.select_dtypes("float").columns:
         whole = table[column].dropna()
@@ -31,6 +31,14 @@ def make_table(params: Params, suite: str) -> Path:
     artifacts.write_text(out.with_suffix(".md"), to_markdown(table))
     artifacts.write_text(out, table.to_csv(index=False, float_format="%.6g", lineterminator="\n"))
     return out
+
+
+def _read_row(path: Path) -> dict[str, Any]:
+    row = artifacts.read_json(path)
+    missing = [key for key in FIRST if not isinstance(row, dict) or key not in row]
+    if missing:
+        raise artifacts.damaged(path, f"no {', '.join(missing)} in it")
+    return row
 
 
 def to_markdown(table: pd.DataFrame) -> str:

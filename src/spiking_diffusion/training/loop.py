@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import hashlib
 import io
 import logging
 import math
@@ -66,6 +67,7 @@ def fit(
         lr=settings.lr,
         betas=(settings.betas[0], settings.betas[1]),
         weight_decay=settings.weight_decay,
+        fused=True,
     )
     history = _resume(task.module, optimiser, artifacts.canonical_json(identity), work, device)
     if history:
@@ -120,14 +122,12 @@ def _checkpoints(work: Path) -> list[Path]:
 
 
 def _save(module: nn.Module, optimiser: torch.optim.Optimizer, identity: str, history: History, work: Path) -> None:
-    """Keep the two newest checkpoints, in case the newest is found damaged."""
-    state = {
-        "identity": identity,
-        "module": module.state_dict(),
-        "optimiser": optimiser.state_dict(),
-        "history": history,
-    }
-    artifacts.write_atomic(work / f"epoch-{len(history):06d}.pt", lambda file: torch.save(state, file))
+    """Keep the two newest checkpoints, in case the newest is found damaged. Each begins with its own SHA-256."""
+    content = io.BytesIO()
+    state = {"module": module.state_dict(), "optimiser": optimiser.state_dict(), "history": history}
+    torch.save({"identity": identity, **state}, content)
+    digest = hashlib.sha256(content.getbuffer()).hexdigest()
+    artifacts.write_bytes(work / f"epoch-{len(history):06d}.pt", digest.encode() + b"\n" + content.getvalue())
     for old in _checkpoints(work)[2:]:
         old.unlink()
 
@@ -135,17 +135,21 @@ def _save(module: nn.Module, optimiser: torch.optim.Optimizer, identity: str, hi
 def _resume(
     module: nn.Module, optimiser: torch.optim.Optimizer, identity: str, work: Path, device: torch.device
 ) -> History:
-    """Load the newest readable checkpoint of this very training; remove those of another."""
+    """Load the newest undamaged checkpoint of this very training; remove those of another."""
     for path in _checkpoints(work):
         try:
-            state = torch.load(path, map_location=device, weights_only=True)
+            digest, _, content = path.read_bytes().partition(b"\n")
+            if hashlib.sha256(content).hexdigest().encode() != digest:
+                raise ValueError("its checksum does not match")
+            state = torch.load(io.BytesIO(content), map_location=device, weights_only=True)
+        except Exception as error:  # unpickling refused content can raise anything
+            log.warning("%s is damaged (%s): trying the one before", path, " ".join(str(error).split())[:200])
+        else:
             if state["identity"] == identity:
                 module.load_state_dict(state["module"])
                 optimiser.load_state_dict(state["optimiser"])
                 return list(state["history"])
             log.warning("%s was made with other settings, data or code: not used", path)
-        except Exception as error:  # unpickling damaged bytes can raise anything
-            log.warning("%s is damaged (%s): trying the one before", path, " ".join(str(error).split())[:200])
         path.unlink()
     return []
 
