@@ -1,0 +1,130 @@
+"""Speed changes nothing: the package's networks, fused LIF included, against the same networks written plainly."""
+
+import json
+
+import pytest
+import torch
+
+from spiking_diffusion import config
+from spiking_diffusion.benchmark import plain
+from spiking_diffusion.cli import main
+from spiking_diffusion.config import load_params
+from spiking_diffusion.diffusion import SDID, AbsorbingDiffusion
+from spiking_diffusion.fsvae import FSVAE, fsvae_loss
+from spiking_diffusion.snn import use_fused
+from spiking_diffusion.vqsvae import VQSVAE, vqsvae_loss
+
+TOLERANCE = 1e-5
+
+
+def gradients(loss, module):
+    """Gradients of all parameters, in the order of the modules (names differ between the two)."""
+    module.zero_grad()
+    loss.backward()
+    return [p.grad for p in module.parameters() if p.grad is not None]
+
+
+def assert_close(ours, theirs):
+    assert len(ours) == len(theirs)
+    for a, b in zip(ours, theirs, strict=True):
+        assert a.shape == b.shape
+        assert float((a - b).abs().max()) <= TOLERANCE * max(1.0, float(b.abs().max()))
+
+
+def by_shape(tensors):
+    return sorted(tensors, key=lambda t: (tuple(t.shape), float(t.sum())))
+
+
+@pytest.mark.parametrize("fused", [False, True])
+def test_vqsvae_is_the_plain_network(vqsvae_settings, codebook_settings, neuron, lively, fused):
+    settings = vqsvae_settings(T=4, codebook=codebook_settings(update="ema"))
+    ours = lively(VQSVAE(settings, neuron, (1, 8, 8))).train()
+    theirs = plain.PlainVQSVAE(ours).train()
+    use_fused(ours, fused)
+    images = torch.rand(6, 1, 8, 8)
+    a, b = ours(images), theirs(images)
+    assert torch.equal(a.tokens, b.tokens) and torch.equal(a.encoder_spikes, b.encoder_spikes)
+    assert torch.equal(a.asg_spikes, b.asg_spikes) and a.asg_spikes.mean() > 0
+    assert_close([a.images, a.z_e], [b.images, b.z_e])
+    loss, plain_loss = vqsvae_loss(a, images, 0.1, settings)["loss"], plain.plain_vqsvae_loss(b, images, 0.1, settings)
+    assert_close([loss], [plain_loss])
+    assert_close(by_shape(gradients(loss, ours)), by_shape(gradients(plain_loss, theirs)))
+
+
+@pytest.mark.parametrize("fused", [False, True])
+def test_sdid_is_the_plain_network(neuron, train_settings, lively, fused):
+    settings = config.SDID(T=4, channels=[6, 8, 7], input="embedding", embed_dim=4, loss="elbo", train=train_settings)
+    ours = lively(SDID(settings, neuron, 5, 16)).train()
+    theirs = plain.PlainSDID(ours).train()
+    use_fused(ours, fused)
+    tokens, t = torch.randint(6, (4, 4, 4)), torch.tensor([1, 16, 7, 7])
+    a, b = ours(tokens, t), theirs(tokens, t)
+    assert_close([a], [b])
+    weights = torch.randn_like(a)
+    found, expected = gradients((a * weights).sum(), ours), gradients((b * weights).sum(), theirs)
+    assert_close(by_shape(found), by_shape(expected))
+
+
+@pytest.mark.parametrize("fused", [False, True])
+def test_fsvae_is_the_plain_network(neuron, train_settings, lively, rng, fused):
+    schedule = config.ScheduledSampling(start=0.5, end=0.5, from_step=1)
+    base = {"T": 4, "channels": [4, 6], "code_dim": 3, "latent_dim": 4, "k": 5, "tau_syn": 2.0, "output_decay": 0.8}
+    settings = config.FSVAE(**base, scheduled_sampling=schedule, train=train_settings)
+    ours = lively(FSVAE(settings, neuron, (1, 8, 8))).train()
+    theirs = plain.PlainFSVAE(ours).train()
+    use_fused(ours, fused)
+    images = torch.rand(6, 1, 8, 8)
+    a, b = ours(images, 0.5, rng()), theirs(images, 0.5, rng())
+    assert torch.equal(a.z, b.z) and torch.equal(a.q, b.q) and torch.equal(a.p, b.p) and a.z.mean() > 0
+    loss, plain_loss = fsvae_loss(a, images, settings)["loss"], plain.plain_fsvae_loss(b, images, settings)
+    assert_close([loss], [plain_loss])
+    assert_close(by_shape(gradients(loss, ours)), by_shape(gradients(plain_loss, theirs)))
+
+
+def test_hoisting_changes_running_variance_by_the_unbiased_factor_alone(neuron, train_settings, lively):
+    """T copies of a batch have its mean; their unbiased variance is smaller by T (n - 1) / (T n - 1)."""
+    settings = config.SDID(T=4, channels=[6], input="embedding", embed_dim=4, loss="elbo", train=train_settings)
+    ours = lively(SDID(settings, neuron, 5, 16)).train()
+    theirs = plain.PlainSDID(ours).train()
+    before = ours.first.norm.running_var.clone()
+    tokens, t = torch.randint(6, (4, 4, 4)), torch.tensor([1, 16, 7, 7])
+    ours(tokens, t)
+    theirs(tokens, t)
+    n, steps = 4 * 4 * 4, 4
+    norm = theirs.first[0][1]
+    torch.testing.assert_close(norm.running_mean, ours.first.norm.running_mean)
+    drawn = (ours.first.norm.running_var - 0.9 * before) / 0.1
+    expected = 0.9 * before + 0.1 * drawn * steps * (n - 1) / (steps * n - 1)
+    torch.testing.assert_close(norm.running_var, expected)
+
+
+def test_plain_sampler_reveals_everything(neuron, train_settings, rng):
+    settings = config.SDID(T=2, channels=[6], input="embedding", embed_dim=4, loss="elbo", train=train_settings)
+    model = plain.PlainSDID(SDID(settings, neuron, 5, 16)).eval()
+    tokens = plain.plain_sample(model, AbsorbingDiffusion(5, 16), (3, 4, 4), rng())
+    assert tokens.shape == (3, 4, 4) and tokens.max() < 5
+
+
+@pytest.mark.parametrize("what", ["vqsvae", "sdid", "fsvae", "sample"])
+def test_bench_prints_both_rates(what, capsys, monkeypatch, request):
+    monkeypatch.chdir(request.config.rootpath)
+    command = ["bench", what, "--recipe", "quick", "--batch", "4", "--rounds", "1", "--threads", "1", "--json"]
+    assert main(command) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["images_per_second"] > 0 and found["baseline_images_per_second"] > 0 and found["peak_memory_mib"] > 0
+    assert found["ratio"] == pytest.approx(found["images_per_second"] / found["baseline_images_per_second"], rel=0.05)
+    assert found["T"] == load_params("params.yaml").recipes["quick"].sdid.T and found["dtype"] == "float32"
+
+
+@pytest.mark.parametrize(
+    ("options", "clue"),
+    [
+        (["--recipe", "fast"], "no recipe 'fast'"),
+        (["--recipe", "released"], "'released'"),
+        (["--batch", "0"], "at least 1"),
+    ],
+)
+def test_bench_refuses_what_it_cannot_time(options, clue, capsys, monkeypatch, request):
+    monkeypatch.chdir(request.config.rootpath)
+    assert main(["bench", "vqsvae", *options]) == 2
+    assert clue in capsys.readouterr().err
