@@ -48,4 +48,4 @@ lock:
 	  --no-emit-index-url --no-header --no-annotate -o requirements.lock
 
 clean:
-	rm -rf results/* work logs benchmarks .snakemake
+	rm -rf results/*/ results/report.html work logs benchmarks .snakemake

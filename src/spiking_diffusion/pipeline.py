@@ -6,6 +6,7 @@ Snakemake's rules, DVC's stages and the settings files beside each output all ta
 from __future__ import annotations
 
 import hashlib
+import logging
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cache
@@ -15,6 +16,7 @@ from typing import Any
 from spiking_diffusion import artifacts
 from spiking_diffusion.config import Params
 
+log = logging.getLogger(__name__)
 PACKAGE = Path(__file__).parent
 COMMON = ("artifacts.py", "randomness.py")
 
@@ -106,10 +108,12 @@ def stage_key(params: Params, stage: str, name: str) -> str:
 
 def record(params: Params, stage: str, name: str, inputs: Iterable[Path] = ()) -> dict[str, Any]:
     """What is saved beside a stage's output: its name, settings, code, and the hashes of its inputs."""
+    settings = stage_settings(params, stage, name)
+    log.info("%s %s: %s", stage, name, artifacts.canonical_json(settings))
     return {
         "stage": stage,
         "name": name,
-        "settings": stage_settings(params, stage, name),
+        "settings": settings,
         "code": fingerprint(stage),
         "inputs": {path.as_posix(): artifacts.sha256(path) for path in inputs},
     }

@@ -28,11 +28,11 @@ def assert_close(ours, theirs):
     assert len(ours) == len(theirs)
     for a, b in zip(ours, theirs, strict=True):
         assert a.shape == b.shape
-        assert float((a - b).abs().max()) <= TOLERANCE * max(1.0, float(b.abs().max()))
+        assert float((a - b).detach().abs().max()) <= TOLERANCE * max(1.0, float(b.detach().abs().max()))
 
 
 def by_shape(tensors):
-    return sorted(tensors, key=lambda t: (tuple(t.shape), float(t.sum())))
+    return sorted(tensors, key=lambda t: (tuple(t.shape), float(t.detach().sum())))
 
 
 @pytest.mark.parametrize("fused", [False, True])

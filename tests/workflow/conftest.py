@@ -20,7 +20,7 @@ class Project:
 
     def __init__(self, root: Path) -> None:
         self.root = root
-        for name in ("Snakefile", "dvc.yaml", "params.yaml", ".dvcignore"):
+        for name in ("Snakefile", "dvc.yaml", "params.yaml", ".dvcignore", ".gitignore"):
             shutil.copy(ROOT / name, root / name)
         for name in ("workflow", "profiles", "src"):
             shutil.copytree(ROOT / name, root / name, ignore=shutil.ignore_patterns("__pycache__", "*.egg-info"))
@@ -81,6 +81,12 @@ def tiny(project: Project) -> Project:
 def project(tmp_path: Path) -> Project:
     """The project as it is, nothing run yet."""
     return Project(tmp_path)
+
+
+@pytest.fixture
+def tiny_project(project: Project) -> Project:
+    """A tiny project, nothing run yet."""
+    return tiny(project)
 
 
 @pytest.fixture(scope="module")

@@ -135,6 +135,8 @@ def mutated(value: Any) -> list[Any]:
                 "spikes",
                 "psp",
                 "leaky-sum",
+                "free",
+                "unit",
                 "raw",
                 "elbo",
                 "reweighted",

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pytest
 import yaml
-from conftest import Project, tiny
 
 
-def test_quick_makes_its_table_and_figures(finished: Project) -> None:
+def test_quick_makes_its_table_and_figures(finished: Any) -> None:
     table = pd.read_csv(finished.root / "results/tables/quick.csv")
     assert list(table.columns[:7]) == ["dataset", "model", "run", "mse", "ssim", "kid", "fid"]
     assert list(table["model"]) == ["fsvae", "spiking-diffusion"]
@@ -20,7 +20,7 @@ def test_quick_makes_its_table_and_figures(finished: Project) -> None:
         assert (finished.root / f"results/figures/quick-{kind}.png").stat().st_size > 1000
 
 
-def test_settings_lie_beside_every_output(finished: Project) -> None:
+def test_settings_lie_beside_every_output(finished: Any) -> None:
     made = [
         n
         for n in finished.results()
@@ -31,7 +31,7 @@ def test_settings_lie_beside_every_output(finished: Project) -> None:
         assert f"{name.rpartition('.')[0]}.settings.json" in finished.results(), name
 
 
-def test_nothing_is_left_half_written_or_outside(finished: Project) -> None:
+def test_nothing_is_left_half_written_or_outside(finished: Any) -> None:
     assert not [
         path
         for path in finished.root.rglob("*")
@@ -42,11 +42,11 @@ def test_nothing_is_left_half_written_or_outside(finished: Project) -> None:
     ]
 
 
-def test_a_second_run_does_nothing(finished: Project) -> None:
+def test_a_second_run_does_nothing(finished: Any) -> None:
     assert finished.planned("quick") == set()
 
 
-def test_a_learning_rate_reruns_what_depends_on_it(finished: Project) -> None:
+def test_a_learning_rate_reruns_what_depends_on_it(finished: Any) -> None:
     params = (finished.root / "params.yaml").read_text()
     content = yaml.safe_load(params)
     content["recipes"]["quick"]["sdid"]["train"]["lr"] = 0.123
@@ -65,7 +65,7 @@ def test_a_learning_rate_reruns_what_depends_on_it(finished: Project) -> None:
         (finished.root / "params.yaml").write_text(params)
 
 
-def test_a_change_of_code_reruns_what_runs_it(finished: Project) -> None:
+def test_a_change_of_code_reruns_what_runs_it(finished: Any) -> None:
     module = finished.root / "src/spiking_diffusion/fsvae/model.py"
     text = module.read_text()
     try:
@@ -83,16 +83,16 @@ def test_a_change_of_code_reruns_what_runs_it(finished: Project) -> None:
         module.write_text(text)
 
 
-def test_report(finished: Project) -> None:
+def test_report(finished: Any) -> None:
     finished.run("spiking-diffusion", "report", "--suite", "quick")
     text = (finished.root / "results/report.html").read_text()
     assert "quick-samples.png" in text and "quick.csv" in text
     (finished.root / "results/report.html").unlink()
 
 
-def test_dvc_makes_the_same_bytes(finished: Project, tmp_path: Path) -> None:
+def test_dvc_makes_the_same_bytes(finished: Any, tiny_project: Any, tmp_path: Path) -> None:
     """DVC's one-stage-at-a-time way leaves the files that Snakemake left, and sees nothing more to do."""
-    project = tiny(Project(tmp_path))
+    project = tiny_project
     shutil.copytree(
         Path(__file__).parents[2] / ".dvc", tmp_path / ".dvc", ignore=shutil.ignore_patterns("cache", "tmp")
     )
@@ -130,7 +130,7 @@ def test_dvc_makes_the_same_bytes(finished: Project, tmp_path: Path) -> None:
         ("runs__../x", {"dataset": "digits", "recipe": "quick"}, "../x"),
     ],
 )
-def test_snakemake_refuses_bad_settings_in_one_sentence(project: Project, key: str, value: object, clue: str) -> None:
+def test_snakemake_refuses_bad_settings_in_one_sentence(project: Any, key: str, value: object, clue: str) -> None:
     project.edit(**{key: value})
     done = project.run("snakemake", "--cores", "1", "--workflow-profile", "none", "quick", ok=False)
     assert done.returncode == 2

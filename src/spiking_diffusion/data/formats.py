@@ -28,12 +28,12 @@ def read_dataset(kind: str, shape: tuple[int, int, int], files: Mapping[str, Pat
 
     Raises UserError for files that are not what their format promises.
     """
+    names = ", ".join(str(path) for path in files.values()) or kind
     try:
         arrays = READERS[kind](shape, files)
     except (OSError, EOFError, KeyError, ValueError, tarfile.TarError, zipfile.BadZipFile, zlib.error) as error:
-        names = ", ".join(str(path) for path in files.values())
         raise UserError(
-            f"{names or kind} cannot be read as {kind} ({' '.join(str(error).split())}): "
+            f"{names} cannot be read as {kind} ({' '.join(str(error).split())}): "
             "check the dataset's format and files in params.yaml"
         ) from error
     for split, (images, labels) in arrays.items():
@@ -43,7 +43,7 @@ def read_dataset(kind: str, shape: tuple[int, int, int], files: Mapping[str, Pat
                 "correct the dataset's shape"
             )
         if not len(images):
-            raise UserError(f"{kind} has no {split} images in its files: check the dataset's files in params.yaml")
+            raise UserError(f"there are no {split} images in {names}: check the dataset's files in params.yaml")
         if len(images) != len(labels):
             raise UserError(
                 f"there are {len(images)} {split} images but {len(labels)} labels: the files do not belong together"

@@ -23,11 +23,10 @@ def make_figure(params: Params, suite: str, kind: str) -> Path:
     """Draw ``samples``, ``losses`` or ``codebook`` of a suite. Returns the path of the PNG."""
     out = figure_path(suite, kind)
     inputs = figure_inputs(params, suite, kind)
-    identity = pipeline.record(params, "figure", suite, inputs)
     runs = [params.resolve(name) for name in params.suites[suite]]
     with plt.rc_context(STYLE):
         figure = DRAW[kind](runs)
-        artifacts.write_json(artifacts.settings_path(out), identity)
+        artifacts.write_json(artifacts.settings_path(out), pipeline.record(params, "figure", suite, inputs))
         save_figure(figure, out)
     return out
 

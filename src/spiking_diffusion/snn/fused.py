@@ -50,7 +50,7 @@ def lif_backward(
 
 
 class _Kernel:
-    """A function compiled at its first call, or run as it is where compiling fails."""
+    """A function compiled when a new kind of input comes, or run as it is from the day compiling fails."""
 
     def __init__(self, function: Callable[..., Any]) -> None:
         self.function = function
@@ -61,12 +61,14 @@ class _Kernel:
             # in this process: a pool of compiler processes would outlive the few kernels there are
             os.environ.setdefault("TORCHINDUCTOR_COMPILE_THREADS", "1")
             self.compiled = torch.compile(self.function, dynamic=True, fullgraph=True)
-            try:
-                return self.compiled(*args)
-            except Exception as error:
-                log.warning("no fused LIF, training will be slower: %s", " ".join(str(error).split())[:300])
-                self.compiled = self.function
-        return self.compiled(*args)
+        try:
+            return self.compiled(*args)
+        except Exception as error:
+            if self.compiled is self.function:
+                raise
+            log.warning("no fused LIF, training will be slower: %s", " ".join(str(error).split())[:300])
+            self.compiled = self.function
+            return self.function(*args)
 
 
 _forward, _backward = _Kernel(lif_forward), _Kernel(lif_backward)
@@ -76,7 +78,7 @@ class _FusedLIF(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, current: Tensor, settings: config.Neuron) -> Tensor:
         constants = (float(settings.tau), float(settings.v_threshold), float(settings.v_reset))
-        spikes, charged = _forward(current.reshape(len(current), -1).contiguous(), *constants)
+        spikes, charged = _forward(current.detach().reshape(len(current), -1).contiguous(), *constants)
         ctx.save_for_backward(charged)
         ctx.constants = (*constants, float(settings.alpha), settings.detach_reset)
         return spikes.view(current.shape)

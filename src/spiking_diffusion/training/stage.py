@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,8 +11,6 @@ from spiking_diffusion import artifacts, config, pipeline
 from spiking_diffusion.config import Params, RunSettings
 from spiking_diffusion.randomness import make_deterministic, seed_initialisation
 from spiking_diffusion.training.loop import Task, fit, save_history, save_weights
-
-log = logging.getLogger(__name__)
 
 
 def train_stage(
@@ -29,7 +26,6 @@ def train_stage(
     """Train ``model`` of a run on ``source`` and write weights, history and settings. Returns the weights' path."""
     make_deterministic(settings.threads)
     identity = pipeline.record(params, model, run.name, [source])
-    log.info("%s", artifacts.canonical_json(identity["settings"]))
     seed_initialisation(run.recipe.seed, model)
     task = make_task()
     task.module.to(device)
