@@ -15,6 +15,9 @@ import numpy as np
 
 from spiking_diffusion.errors import UserError
 
+SPLITS = ("train", "validation", "test")
+"""What images and tokens are stored as."""
+
 
 def data_path(dataset: str) -> Path:
     """Images, labels and split of a dataset."""

@@ -14,8 +14,8 @@ import sys
 from pathlib import Path
 
 from spiking_diffusion import __version__
-from spiking_diffusion.config import Params, RunSettings, load_params, unknown
-from spiking_diffusion.errors import UserError
+from spiking_diffusion.config import Params, RunSettings, load_params
+from spiking_diffusion.errors import UserError, unknown
 from spiking_diffusion.reporting.layout import FIGURES
 
 # Modules that import torch are imported inside the commands: `--help` and bad input answer at once.

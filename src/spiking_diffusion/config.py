@@ -9,19 +9,14 @@ missing from the file is an error. ``spiking-diffusion schema`` prints the JSON 
 
 from __future__ import annotations
 
-import difflib
-import math
-import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, model_validator
-from ruamel.yaml import YAML
-from ruamel.yaml.error import MarkedYAMLError, YAMLError
 
-from spiking_diffusion.errors import UserError
+from spiking_diffusion.errors import UserError, sentence, unknown
+from spiking_diffusion.yamlfile import read_yaml
 
 Name = Annotated[str, StringConstraints(pattern=r"^[a-z0-9]+(-[a-z0-9]+)*$", max_length=64)]
 Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
@@ -323,7 +318,7 @@ class Params(Section):
         try:
             recipe = Recipe.model_validate(merged)
         except ValidationError as error:
-            raise UserError(_sentence(error, where)) from None
+            raise UserError(sentence(error, where)) from None
         return RunSettings(
             name=name,
             model="spiking-diffusion" if name in self.runs else "fsvae",
@@ -342,12 +337,6 @@ def _merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
     return {**base, **both}
 
 
-def unknown(kind: str, name: str, known: Mapping[str, Any]) -> str:
-    """A clause that helps a user who named something that is not there."""
-    near = difflib.get_close_matches(str(name), list(known), n=1)
-    return f"did you mean {near[0]!r}?" if near else f"no such {kind}; there are: {', '.join(sorted(known)) or 'none'}"
-
-
 # --- reading the file -----------------------------------------------------------------------------------
 
 
@@ -361,81 +350,6 @@ def check_params(raw: Any, where: str = "params.yaml") -> Params:
     try:
         return Params.model_validate(raw)
     except ValidationError as error:
-        raise UserError(f"{where}: {_sentence(error, '')}") from None
+        raise UserError(f"{where}: {sentence(error, '')}") from None
     except UserError as error:
         raise UserError(f"{where}: {error}") from None
-
-
-def read_yaml(path: str | Path) -> Any:
-    """Parse a YAML file as Snakemake (YAML 1.1) and as DVC (YAML 1.2) do, and refuse it where they differ.
-
-    ``1e-3``, ``off`` and ``012`` are the usual cases; duplicate keys, too, which YAML 1.1 parsers accept.
-    """
-    try:
-        text = Path(path).read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(
-            f"{path} cannot be read ({getattr(error, 'strerror', None) or error}): "
-            "run this in the project's folder or name the file with --params"
-        ) from None
-    try:
-        first, second = yaml.safe_load(text), YAML(typ="safe", pure=True).load(text)
-        difference = _first_difference(first, second, "")
-    except (yaml.MarkedYAMLError, MarkedYAMLError) as error:
-        line = f", line {error.problem_mark.line + 1}" if error.problem_mark else ""
-        raise UserError(f"{path} is not valid YAML ({error.problem}{line}): mend it there") from None
-    except (yaml.YAMLError, YAMLError, ValueError, RecursionError) as error:
-        raise UserError(f"{path} is not valid YAML ({' '.join(str(error).split())}): mend it there") from None
-    if difference:
-        key, one, two = difference
-        raise UserError(
-            f"{path}: {key or 'the file'} is {one!r} to Snakemake but {two!r} to DVC: "
-            "write it plainly (0.001 for 1e-3, true or false, numbers without leading zeros)"
-        )
-    return first
-
-
-def _first_difference(a: Any, b: Any, where: str) -> tuple[str, Any, Any] | None:
-    """Key and both values where two parsed files first differ."""
-    if isinstance(a, dict) and isinstance(b, dict) and len(a) == len(b):
-        for one, two in zip(a, b, strict=True):
-            if repr(one) != repr(two):
-                return f"a key of {where or 'the file'}", one, two
-        pairs = [(f"{where}.{key}".lstrip("."), a[key], b[key]) for key in a]
-    elif isinstance(a, list) and isinstance(b, list) and len(a) == len(b):
-        pairs = [(f"{where}[{i}]", x, y) for i, (x, y) in enumerate(zip(a, b, strict=True))]
-    else:
-        same = type(a) is type(b) and (a == b or (isinstance(a, float) and math.isnan(a) and math.isnan(b)))
-        return None if same else (where, a, b)
-    return next((d for key, x, y in pairs if (d := _first_difference(x, y, key))), None)
-
-
-def _sentence(error: ValidationError, where: str) -> str:
-    """The first complaint of pydantic as a sentence: the key, its value, what was expected."""
-    found: dict[str, list[Any]] = {}
-    for detail in error.errors(include_url=False):
-        found.setdefault(_key(detail["loc"], where), []).append(detail)
-    key, details = next(iter(found.items()))
-    first, value = details[0], details[0]["input"]
-    match first["type"]:
-        case "extra_forbidden":
-            text = f"{key} is not a key that exists: remove it or correct its spelling"
-        case "missing":
-            text = f"{key} is missing: add it, nothing has a hidden default"
-        case "value_error":
-            text = f"{key}: {first['ctx']['error']}"
-        case "model_type" | "dict_type":
-            text = f"{key} is {value!r}: it must be a mapping of keys to values"
-        case _:
-            expected = " or ".join(f"{d['msg'][0].lower()}{d['msg'][1:]}" for d in details)
-            text = f"{key} is {value!r}: {expected}"
-    return " ".join(text.split()) + (f" (and {len(found) - 1} more)" if len(found) > 1 else "")
-
-
-def _key(location: tuple[int | str, ...], where: str) -> str:
-    """Where in the file a complaint of pydantic belongs; its names of a union's branches left out."""
-    parts = [str(part) for part in location if part != "[key]" and not _BRANCH.match(str(part))]
-    return ".".join(([where] if where else []) + parts) or "the file"
-
-
-_BRANCH = re.compile(r"^(literal\[|constrained-|function-|float$|int$)")

@@ -1,4 +1,13 @@
-"""The one exception a user is meant to see."""
+"""The one exception a user is meant to see, and how complaints become sentences."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from pydantic import ValidationError
 
 
 class UserError(Exception):
@@ -6,3 +15,40 @@ class UserError(Exception):
 
     The command line prints it after ``error:`` on stderr and exits with 2; no traceback.
     """
+
+
+def unknown(kind: str, name: str, known: Mapping[str, Any]) -> str:
+    """A clause that helps a user who named something that is not there."""
+    near = difflib.get_close_matches(str(name), list(known), n=1)
+    return f"did you mean {near[0]!r}?" if near else f"no such {kind}; there are: {', '.join(sorted(known)) or 'none'}"
+
+
+def sentence(error: ValidationError, where: str) -> str:
+    """The first complaint of pydantic as a sentence: the key, its value, what was expected."""
+    found: dict[str, list[Any]] = {}
+    for detail in error.errors(include_url=False):
+        found.setdefault(_key(detail["loc"], where), []).append(detail)
+    key, details = next(iter(found.items()))
+    first, value = details[0], details[0]["input"]
+    match first["type"]:
+        case "extra_forbidden":
+            text = f"{key} is not a key that exists: remove it or correct its spelling"
+        case "missing":
+            text = f"{key} is missing: add it, nothing has a hidden default"
+        case "value_error":
+            text = f"{key}: {first['ctx']['error']}"
+        case "model_type" | "dict_type":
+            text = f"{key} is {value!r}: it must be a mapping of keys to values"
+        case _:
+            expected = " or ".join(f"{d['msg'][0].lower()}{d['msg'][1:]}" for d in details)
+            text = f"{key} is {value!r}: {expected}"
+    return " ".join(text.split()) + (f" (and {len(found) - 1} more)" if len(found) > 1 else "")
+
+
+def _key(location: tuple[int | str, ...], where: str) -> str:
+    """Where in the file a complaint of pydantic belongs; its names of a union's branches left out."""
+    parts = [str(part) for part in location if part != "[key]" and not _BRANCH.match(str(part))]
+    return ".".join(([where] if where else []) + parts) or "the file"
+
+
+_BRANCH = re.compile(r"^(literal\[|constrained-|function-|float$|int$)")

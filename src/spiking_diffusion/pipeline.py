@@ -33,12 +33,12 @@ class Stage:
         return tuple(sorted(COMMON + self.sources))
 
 
-_VQSVAE = ("data/images.py", "snn", "training/devices.py", "vqsvae")
-_FSVAE = ("data/images.py", "fsvae", "snn", "training/devices.py")
+_VQSVAE = ("data/images.py", "snn", "training/devices.py", "training/weights.py", "vqsvae")
+_FSVAE = ("data/images.py", "fsvae", "snn", "training/devices.py", "training/weights.py")
 
 STAGES = {
     "fetch": Stage((), ("data",)),
-    "classifier": Stage((), ("data/images.py", "metrics/classifier.py", "training/devices.py")),
+    "classifier": Stage((), ("data/images.py", "metrics/classifier.py", "training/devices.py", "training/weights.py")),
     "vqsvae": Stage(
         ("seed", "neuron", "vqsvae"), (*_VQSVAE, "training/loop.py", "training/stage.py", "training/vqsvae.py")
     ),
@@ -53,6 +53,7 @@ STAGES = {
             "training/sdid.py",
             "training/stage.py",
             "training/tokens.py",
+            "training/weights.py",
             "vqsvae",
         ),
     ),

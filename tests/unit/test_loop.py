@@ -13,7 +13,8 @@ from torch import nn
 from spiking_diffusion.artifacts import canonical_json
 from spiking_diffusion.config import check_params
 from spiking_diffusion.errors import UserError
-from spiking_diffusion.training.loop import fit, learning_rate, load_weights, save_history, save_weights, weight_shapes
+from spiking_diffusion.training.loop import fit, learning_rate, save_history
+from spiking_diffusion.training.weights import load_weights, save_weights, weight_shapes
 
 RAW = yaml.safe_load((Path(__file__).parents[2] / "params.yaml").read_text(encoding="utf-8"))
 TRAIN = check_params(RAW).recipes["quick"].sdid.train

@@ -16,7 +16,7 @@ from spiking_diffusion.errors import UserError
 from spiking_diffusion.metrics.classifier import Classifier, load_classifier, train_classifier
 from spiking_diffusion.metrics.features import fid_and_kid
 from spiking_diffusion.metrics.reconstruction import mse, ssim_loss
-from spiking_diffusion.training.loop import save_weights
+from spiking_diffusion.training.weights import save_weights
 
 RAW = yaml.safe_load((Path(__file__).parents[2] / "params.yaml").read_text(encoding="utf-8"))
 PARAMS = check_params(RAW)

@@ -18,10 +18,10 @@ from PIL import Image
 
 from spiking_diffusion import artifacts, pipeline
 from spiking_diffusion.config import check_params
-from spiking_diffusion.data.images import grid
 from spiking_diffusion.errors import UserError
 from spiking_diffusion.reporting.figures import make_figure
 from spiking_diffusion.reporting.layout import FIGURES, MODELS, figure_inputs, figure_path
+from spiking_diffusion.reporting.picture import grid
 from spiking_diffusion.reporting.tables import make_table, to_markdown
 
 RAW = yaml.safe_load((Path(__file__).parents[2] / "params.yaml").read_text(encoding="utf-8"))

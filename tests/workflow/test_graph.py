@@ -188,7 +188,7 @@ def test_what_snakemake_reruns_dvc_reruns(dvc_stages: dict[str, Any]) -> None:
                 continue
         else:
             assert (
-                path[-1] in ("files", "format", "surrogate", "loss", "sampler", "protocols", "device")
+                path[-1] in ("files", "format", "surrogate", "sampler", "protocols", "device", "restart_dead")
                 or path[0] == "suites"
             ), path
             continue

@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 
 from spiking_diffusion import artifacts, pipeline
+from spiking_diffusion.artifacts import SPLITS
 from spiking_diffusion.config import Dataset, Params
 from spiking_diffusion.data.formats import Arrays, read_dataset
-from spiking_diffusion.data.images import SPLITS
 from spiking_diffusion.data.sources import obtain
 from spiking_diffusion.errors import UserError
 

@@ -16,7 +16,6 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image
-from sklearn.datasets import load_digits
 
 from spiking_diffusion.errors import UserError
 
@@ -56,6 +55,8 @@ def _digits(shape: tuple[int, int, int], files: Mapping[str, Path]) -> Arrays:
 
     Laid out as MNIST is: enlarged to 5/7 of the side (20 of 28 pixels), bilinearly, in the middle of a black frame.
     """
+    from sklearn.datasets import load_digits  # slow to import, and only needed here
+
     _, height, width = shape
     small, labels = load_digits(return_X_y=True)
     grey = np.round(small.reshape(-1, 8, 8) * (255 / 16)).astype(np.uint8)

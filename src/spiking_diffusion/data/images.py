@@ -9,9 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from spiking_diffusion.artifacts import damaged, read_npz
-
-SPLITS = ("train", "validation", "test")
+from spiking_diffusion.artifacts import SPLITS, damaged, read_npz
 
 
 @dataclass(frozen=True)
@@ -56,14 +54,3 @@ def to_unit(images: Tensor) -> Tensor:
 def to_uint8(images: Tensor) -> Tensor:
     """Float in [0, 1] -> uint8, rounded to nearest."""
     return (images * 255).round().clamp(0, 255).to(torch.uint8)
-
-
-def grid(images: np.ndarray, columns: int, gap: int = 1) -> np.ndarray:
-    """Images (N, C, H, W) uint8 -> one picture (rows, columns[, 3]) uint8, light grey where there is none."""
-    n, channels, height, width = images.shape
-    rows = -(-n // columns)
-    picture = np.full((rows * (height + gap) - gap, columns * (width + gap) - gap, channels), 200, np.uint8)
-    for i, image in enumerate(images):
-        y, x = i // columns * (height + gap), i % columns * (width + gap)
-        picture[y : y + height, x : x + width] = image.transpose(1, 2, 0)
-    return picture[..., 0] if channels == 1 else picture

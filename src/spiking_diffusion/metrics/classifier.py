@@ -15,7 +15,7 @@ from spiking_diffusion.config import Params
 from spiking_diffusion.data.images import load_images, to_unit
 from spiking_diffusion.randomness import generator, make_deterministic, seed_initialisation
 from spiking_diffusion.training.devices import batches
-from spiking_diffusion.training.loop import load_weights, save_weights, weight_shapes
+from spiking_diffusion.training.weights import load_weights, save_weights, weight_shapes
 
 log = logging.getLogger(__name__)
 

@@ -11,8 +11,8 @@ from matplotlib.axes import Axes
 
 from spiking_diffusion import artifacts, pipeline
 from spiking_diffusion.config import Params, RunSettings
-from spiking_diffusion.data.images import grid
 from spiking_diffusion.reporting.layout import MODELS, figure_inputs, figure_path
+from spiking_diffusion.reporting.picture import grid
 from spiking_diffusion.reporting.style import STYLE, save_figure
 
 SIDE = 6

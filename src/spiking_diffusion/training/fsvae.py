@@ -14,8 +14,8 @@ from spiking_diffusion.data.images import ImageSet, load_images, to_unit
 from spiking_diffusion.fsvae import FSVAE, fsvae_loss
 from spiking_diffusion.randomness import generator
 from spiking_diffusion.training.devices import batches
-from spiking_diffusion.training.loop import load_weights
 from spiking_diffusion.training.stage import train_stage
+from spiking_diffusion.training.weights import load_weights
 
 
 def load_fsvae(run: RunSettings, device: torch.device) -> FSVAE:

@@ -11,10 +11,8 @@ from collections import defaultdict
 from pathlib import Path
 from typing import Any, Protocol
 
-import safetensors.torch
 import torch
 from torch import Tensor, nn
-from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
 from spiking_diffusion import artifacts, config
@@ -60,6 +58,8 @@ def fit(
     goes on from it; order and noise of an epoch depend on (seed, epoch) alone, so the result is the same as
     without the interruption. Raises UserError if the loss is not finite, before the update.
     """
+    from torch.utils.tensorboard import SummaryWriter  # slow to import, and stages that only load models come by here
+
     name = f"{identity['stage']} {identity['name']}"
     use_fused(task.module)
     optimiser = torch.optim.AdamW(
@@ -152,44 +152,6 @@ def _resume(
             log.warning("%s was made with other settings, data or code: not used", path)
         path.unlink()
     return []
-
-
-# --- weights and histories as results -------------------------------------------------------------------
-
-
-def save_weights(path: Path, module: nn.Module, made_from: str = "") -> None:
-    """Write weights as safetensors; ``made_from`` is the hash of what they only fit together with."""
-    tensors = {k: v.detach().cpu().contiguous() for k, v in module.state_dict().items()}
-    # one key at most: safetensors writes several in arbitrary order
-    artifacts.write_bytes(path, safetensors.torch.save(tensors, {"made_from": made_from}))
-
-
-def load_weights(path: Path, module: nn.Module, device: torch.device) -> str:
-    """Load weights into ``module``, move it to ``device`` in evaluation mode, and return their ``made_from``.
-
-    Raises UserError if the file is missing, damaged, or belongs to a network of other sizes.
-    """
-    artifacts.require(path)
-    try:
-        with safetensors.safe_open(path, "pt") as file:
-            made_from = (file.metadata() or {}).get("made_from", "")
-            module.load_state_dict({key: file.get_tensor(key) for key in file.keys()})  # noqa: SIM118
-    except Exception as error:
-        raise UserError(
-            f"{path} does not fit its settings or is damaged ({' '.join(str(error).split())[:300]}): train it again"
-        ) from error
-    module.to(device).eval()
-    return made_from
-
-
-def weight_shapes(path: Path) -> dict[str, list[int]]:
-    """Names and shapes of the tensors in a safetensors file. Raises UserError if it is missing or damaged."""
-    artifacts.require(path)
-    try:
-        with safetensors.safe_open(path, "pt") as file:
-            return {key: file.get_slice(key).get_shape() for key in file.keys()}  # noqa: SIM118
-    except Exception as error:
-        raise artifacts.damaged(path, error) from error
 
 
 def save_history(path: Path, history: History) -> None:

@@ -13,10 +13,11 @@ from tqdm import tqdm
 
 from spiking_diffusion import artifacts, pipeline
 from spiking_diffusion.config import Params, RunSettings
-from spiking_diffusion.data.images import grid, to_uint8
+from spiking_diffusion.data.images import to_uint8
 from spiking_diffusion.diffusion import sample_ancestral
 from spiking_diffusion.errors import UserError
 from spiking_diffusion.randomness import generator, make_deterministic
+from spiking_diffusion.reporting.picture import grid
 from spiking_diffusion.training.fsvae import load_fsvae
 from spiking_diffusion.training.sdid import load_sdid
 from spiking_diffusion.training.tokens import load_vqsvae

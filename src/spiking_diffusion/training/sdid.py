@@ -14,9 +14,9 @@ from spiking_diffusion.diffusion.absorbing import bits
 from spiking_diffusion.errors import UserError
 from spiking_diffusion.randomness import generator
 from spiking_diffusion.training.devices import batches
-from spiking_diffusion.training.loop import load_weights
 from spiking_diffusion.training.stage import train_stage
 from spiking_diffusion.training.tokens import TokenSet, load_tokens
+from spiking_diffusion.training.weights import load_weights
 
 
 def make_sdid(run: RunSettings, size: int, shape: tuple[int, int]) -> tuple[SDID, AbsorbingDiffusion]:

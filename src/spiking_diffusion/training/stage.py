@@ -10,7 +10,8 @@ import torch
 from spiking_diffusion import artifacts, config, pipeline
 from spiking_diffusion.config import Params, RunSettings
 from spiking_diffusion.randomness import make_deterministic, seed_initialisation
-from spiking_diffusion.training.loop import Task, fit, save_history, save_weights
+from spiking_diffusion.training.loop import Task, fit, save_history
+from spiking_diffusion.training.weights import save_weights
 
 
 def train_stage(

@@ -10,11 +10,12 @@ import torch
 from torch import Tensor
 
 from spiking_diffusion import artifacts, pipeline
+from spiking_diffusion.artifacts import SPLITS
 from spiking_diffusion.config import Params, RunSettings
-from spiking_diffusion.data.images import SPLITS, load_images, to_unit
+from spiking_diffusion.data.images import load_images, to_unit
 from spiking_diffusion.randomness import make_deterministic
 from spiking_diffusion.training.devices import batches
-from spiking_diffusion.training.loop import load_weights
+from spiking_diffusion.training.weights import load_weights
 from spiking_diffusion.vqsvae import VQSVAE
 
 

@@ -1,0 +1,16 @@
+"""Many images in one."""
+
+from __future__ import annotations
+
+import numpy as np
+
+
+def grid(images: np.ndarray, columns: int, gap: int = 1) -> np.ndarray:
+    """Images (N, C, H, W) uint8 -> one picture (rows, columns[, 3]) uint8, light grey where there is none."""
+    n, channels, height, width = images.shape
+    rows = -(-n // columns)
+    picture = np.full((rows * (height + gap) - gap, columns * (width + gap) - gap, channels), 200, np.uint8)
+    for i, image in enumerate(images):
+        y, x = i // columns * (height + gap), i % columns * (width + gap)
+        picture[y : y + height, x : x + width] = image.transpose(1, 2, 0)
+    return picture[..., 0] if channels == 1 else picture

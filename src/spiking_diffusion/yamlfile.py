@@ -1,0 +1,57 @@
+"""Reading YAML so that Snakemake and DVC cannot disagree about it."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import yaml
+from ruamel.yaml import YAML
+from ruamel.yaml.error import MarkedYAMLError, YAMLError
+
+from spiking_diffusion.errors import UserError
+
+
+def read_yaml(path: str | Path) -> Any:
+    """Parse a YAML file as Snakemake (YAML 1.1) and as DVC (YAML 1.2) do, and refuse it where they differ.
+
+    ``1e-3``, ``off`` and ``012`` are the usual cases; duplicate keys, too, which YAML 1.1 parsers accept.
+    """
+    try:
+        text = Path(path).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(
+            f"{path} cannot be read ({getattr(error, 'strerror', None) or error}): "
+            "run this in the project's folder or name the file with --params"
+        ) from None
+    try:
+        first, second = yaml.safe_load(text), YAML(typ="safe", pure=True).load(text)
+        difference = _first_difference(first, second, "")
+    except (yaml.MarkedYAMLError, MarkedYAMLError) as error:
+        line = f", line {error.problem_mark.line + 1}" if error.problem_mark else ""
+        raise UserError(f"{path} is not valid YAML ({error.problem}{line}): mend it there") from None
+    except (yaml.YAMLError, YAMLError, ValueError, RecursionError) as error:
+        raise UserError(f"{path} is not valid YAML ({' '.join(str(error).split())}): mend it there") from None
+    if difference:
+        key, one, two = difference
+        raise UserError(
+            f"{path}: {key or 'the file'} is {one!r} to Snakemake but {two!r} to DVC: "
+            "write it plainly (0.001 for 1e-3, true or false, numbers without leading zeros)"
+        )
+    return first
+
+
+def _first_difference(a: Any, b: Any, where: str) -> tuple[str, Any, Any] | None:
+    """Key and both values where two parsed files first differ."""
+    if isinstance(a, dict) and isinstance(b, dict) and len(a) == len(b):
+        for one, two in zip(a, b, strict=True):
+            if repr(one) != repr(two):
+                return f"a key of {where or 'the file'}", one, two
+        pairs = [(f"{where}.{key}".lstrip("."), a[key], b[key]) for key in a]
+    elif isinstance(a, list) and isinstance(b, list) and len(a) == len(b):
+        pairs = [(f"{where}[{i}]", x, y) for i, (x, y) in enumerate(zip(a, b, strict=True))]
+    else:
+        same = type(a) is type(b) and (a == b or (isinstance(a, float) and math.isnan(a) and math.isnan(b)))
+        return None if same else (where, a, b)
+    return next((d for key, x, y in pairs if (d := _first_difference(x, y, key))), None)
