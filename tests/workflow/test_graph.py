@@ -245,6 +245,15 @@ def test_all_plans_table_1_without_data() -> None:
     assert stats["fetch"] == "5" and int(stats["fsvae"]) >= 5 and int(stats["vqsvae"]) >= 5
 
 
+def test_dvc_plans_table_1_without_data() -> None:
+    """With --force: alone, DVC's --dry stops at the first input that is not there yet (its issue 9021)."""
+    command = [BIN / "dvc", "repro", "--dry", "--force", "suite-table1"]
+    out = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    for name in ("mnist", "fmnist", "kmnist", "letters", "cifar10"):
+        for stage in ("fetch", "vqsvae", "sdid", "evaluate"):
+            assert f"Running stage '{stage}@{name}'" in out
+
+
 def test_lint_is_clean() -> None:
     done = subprocess.run([BIN / "snakemake", "--lint"], cwd=ROOT, capture_output=True, text=True)
     found = [line.strip() for line in (done.stdout + done.stderr).splitlines() if line.strip().startswith("* ")]
