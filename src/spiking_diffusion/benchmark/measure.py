@@ -106,15 +106,20 @@ def _vqsvae(run: RunSettings, batch: int) -> tuple[Step, Step]:
     return _training_step(model, ours), _training_step(baseline, plainly)
 
 
-def _sdid(run: RunSettings, batch: int) -> tuple[Step, Step]:
-    size = run.recipe.vqsvae.codebook.size
-    diffusion = AbsorbingDiffusion(size, 49)
+def _denoisers(run: RunSettings) -> tuple[SDID, plain.PlainSDID, AbsorbingDiffusion]:
+    """SDID, the same written plainly, and the process of 7x7 tokens that they reverse."""
+    diffusion = AbsorbingDiffusion(run.recipe.vqsvae.codebook.size, 49)
     seed_initialisation(0, "bench")
-    model = SDID(run.recipe.sdid, run.recipe.neuron, size, diffusion.steps)
+    model = SDID(run.recipe.sdid, run.recipe.neuron, diffusion.size, diffusion.steps)
     baseline = plain.PlainSDID(model)
     use_fused(model)
+    return model, baseline, diffusion
+
+
+def _sdid(run: RunSettings, batch: int) -> tuple[Step, Step]:
+    model, baseline, diffusion = _denoisers(run)
     noise = generator("cpu", 0, "bench")
-    tokens = torch.randint(size, (batch, 7, 7), generator=noise)
+    tokens = torch.randint(diffusion.size, (batch, 7, 7), generator=noise)
 
     def loss_of(denoiser: torch.nn.Module) -> Callable[[], torch.Tensor]:
         def loss() -> torch.Tensor:
@@ -141,12 +146,9 @@ def _fsvae(run: RunSettings, batch: int) -> tuple[Step, Step]:
 
 
 def _sample(run: RunSettings, batch: int) -> tuple[Step, Step]:
-    size = run.recipe.vqsvae.codebook.size
-    diffusion = AbsorbingDiffusion(size, 49)
-    seed_initialisation(0, "bench")
-    model = SDID(run.recipe.sdid, run.recipe.neuron, size, diffusion.steps).eval()
-    baseline = plain.PlainSDID(model).eval()
-    use_fused(model)
+    model, baseline, diffusion = _denoisers(run)
+    model.eval()
+    baseline.eval()
     noise = generator("cpu", 0, "bench")
     shape = (batch, 7, 7)
     return (
