@@ -96,6 +96,17 @@ def build_parser() -> argparse.ArgumentParser:
     bench.add_argument("--recipe", default="paper", help="whose sizes to take (default: paper)")
     bench.add_argument("--rounds", type=int, default=5, metavar="N", help="timed steps of either (default: 5)")
     bench.add_argument("--threads", type=int, default=2, metavar="N", help="CPU threads (default: 2)")
+    bench.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="where (default: cpu)")
+    bench.add_argument(
+        "--precision", choices=("float32", "bfloat16"), default="float32", help="of our synapses (default: float32)"
+    )
+    bench.add_argument(
+        "--excitation",
+        type=float,
+        default=0.0,
+        metavar="X",
+        help="added to each normalisation's bias: neurons fire more often (default: 0)",
+    )
     bench.add_argument("--json", action="store_true", help="print JSON instead of lines")
     command("show", "print the complete setting of a run as JSON", on_run)
     command("dvc", "print dvc.yaml, the same pipeline for DVC")
@@ -137,7 +148,8 @@ def _run(args: argparse.Namespace) -> None:
         case "bench":
             from spiking_diffusion.benchmark.measure import bench
 
-            found = bench(params, args.recipe, args.what, args.batch, args.rounds, args.threads)
+            options = (args.batch, args.rounds, args.threads, args.device, args.precision, args.excitation)
+            found = bench(params, args.recipe, args.what, *options)
             lines = "\n".join(f"{key}: {value}" for key, value in found.items())
             print(json.dumps(found, indent=2) if args.json else lines)
         case "dvc":

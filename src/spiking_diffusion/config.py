@@ -100,7 +100,10 @@ class Neuron(Section):
 
 
 class Train(Section):
-    """AdamW. ``threads`` is fixed by the recipe because the order of a sum, and so its last bits, depends on it."""
+    """AdamW. ``threads`` is fixed by the recipe because the order of a sum, and so its last bits, depends on it.
+
+    ``precision`` is that of the synapses' multiplications; membranes, statistics and weights are always float32.
+    """
 
     epochs: Count
     batch_size: Annotated[int, Field(ge=2)]
@@ -108,14 +111,18 @@ class Train(Section):
     schedule: Literal["constant", "cosine"]
     betas: Annotated[list[BelowOne], Field(min_length=2, max_length=2)]
     weight_decay: Annotated[float, Field(ge=0, allow_inf_nan=False)]
+    precision: Literal["float32", "bfloat16"]
     threads: Count
 
 
 class Codebook(Section):
-    """K codes (Eq. 7-8). ``decay`` and ``restart_dead`` belong to ``update: ema``."""
+    """K codes (Eq. 7-8). ``decay`` and ``restart_dead`` belong to ``update: ema``.
+
+    ``init``: N(0, 1), uniform on [0, 1], or ``kmeans`` of the features of the first batch.
+    """
 
     size: Annotated[int, Field(ge=2, le=65535)]
-    init: Literal["normal", "uniform"]
+    init: Literal["normal", "uniform", "kmeans"]
     update: Literal["gradient", "ema"]
     decay: BelowOne
     restart_dead: bool
@@ -174,10 +181,15 @@ class ScheduledSampling(Section):
 
 
 class FSVAE(Section):
-    """FSVAE (Kamata et al. 2022) with the encoder and decoder of VQ-SVAE."""
+    """FSVAE (Kamata et al. 2022).
+
+    ``architecture: shared`` has the encoder and decoder of VQ-SVAE (two ``channels``, and ``code_dim``); ``original``
+    is the published one: a stage of stride 2 for each of ``channels``, without ``code_dim``.
+    """
 
     T: Count
-    channels: Annotated[list[Count], Field(min_length=2, max_length=2)]
+    architecture: Literal["shared", "original"]
+    channels: Annotated[list[Count], Field(min_length=1)]
     code_dim: Count
     latent_dim: Count
     k: Count
@@ -185,6 +197,12 @@ class FSVAE(Section):
     output_decay: Annotated[float, Field(gt=0, le=1)]
     scheduled_sampling: ScheduledSampling
     train: Train
+
+    @model_validator(mode="after")
+    def _check(self) -> FSVAE:
+        if self.architecture == "shared" and len(self.channels) != 2:
+            raise ValueError("architecture: shared has two channels, as VQ-SVAE")
+        return self
 
 
 class Sample(Section):

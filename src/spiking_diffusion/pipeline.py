@@ -78,7 +78,7 @@ def fingerprint(stage: str) -> str:
     digest = hashlib.sha256()
     for source in STAGES[stage].code:
         path = PACKAGE / source
-        files = sorted(path.rglob("*.py")) if path.is_dir() else [path]
+        files = sorted([*path.rglob("*.py"), *path.rglob("*.cpp")]) if path.is_dir() else [path]
         for file in files:
             digest.update(f"{file.relative_to(PACKAGE).as_posix()}\n".encode())
             digest.update(hashlib.sha256(file.read_bytes()).digest())

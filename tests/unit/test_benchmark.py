@@ -1,4 +1,4 @@
-"""Speed changes nothing: the package's networks, fused LIF included, against the same networks written plainly."""
+"""Speed changes nothing: the package's networks, CPU kernels included, against the same networks written plainly."""
 
 import json
 
@@ -7,14 +7,16 @@ import torch
 
 from spiking_diffusion import config
 from spiking_diffusion.benchmark import plain
+from spiking_diffusion.benchmark.measure import bench
 from spiking_diffusion.cli import main
 from spiking_diffusion.config import load_params
 from spiking_diffusion.diffusion import SDID, AbsorbingDiffusion
 from spiking_diffusion.fsvae import FSVAE, fsvae_loss
-from spiking_diffusion.snn import use_fused
+from spiking_diffusion.snn import use_kernels
 from spiking_diffusion.vqsvae import VQSVAE, vqsvae_loss
 
 TOLERANCE = 1e-5
+no_cuda = pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a CUDA device")
 
 
 def gradients(loss, module):
@@ -35,12 +37,12 @@ def by_shape(tensors):
     return sorted(tensors, key=lambda t: (tuple(t.shape), float(t.detach().sum())))
 
 
-@pytest.mark.parametrize("fused", [False, True])
-def test_vqsvae_is_the_plain_network(vqsvae_settings, codebook_settings, neuron, lively, fused):
+@pytest.mark.parametrize("kernels", [False, True])
+def test_vqsvae_is_the_plain_network(vqsvae_settings, codebook_settings, neuron, lively, kernels):
     settings = vqsvae_settings(T=4, codebook=codebook_settings(update="ema"))
     ours = lively(VQSVAE(settings, neuron, (1, 8, 8))).train()
     theirs = plain.PlainVQSVAE(ours).train()
-    use_fused(ours, fused)
+    use_kernels(ours, kernels)
     images = torch.rand(6, 1, 8, 8)
     a, b = ours(images), theirs(images)
     assert torch.equal(a.tokens, b.tokens) and torch.equal(a.encoder_spikes, b.encoder_spikes)
@@ -51,12 +53,12 @@ def test_vqsvae_is_the_plain_network(vqsvae_settings, codebook_settings, neuron,
     assert_close(by_shape(gradients(loss, ours)), by_shape(gradients(plain_loss, theirs)))
 
 
-@pytest.mark.parametrize("fused", [False, True])
-def test_sdid_is_the_plain_network(neuron, train_settings, lively, fused):
+@pytest.mark.parametrize("kernels", [False, True])
+def test_sdid_is_the_plain_network(neuron, train_settings, lively, kernels):
     settings = config.SDID(T=4, channels=[6, 8, 7], input="embedding", embed_dim=4, loss="elbo", train=train_settings)
     ours = lively(SDID(settings, neuron, 5, 16)).train()
     theirs = plain.PlainSDID(ours).train()
-    use_fused(ours, fused)
+    use_kernels(ours, kernels)
     tokens, t = torch.randint(6, (4, 4, 4)), torch.tensor([1, 16, 7, 7])
     a, b = ours(tokens, t), theirs(tokens, t)
     assert_close([a], [b])
@@ -65,14 +67,14 @@ def test_sdid_is_the_plain_network(neuron, train_settings, lively, fused):
     assert_close(by_shape(found), by_shape(expected))
 
 
-@pytest.mark.parametrize("fused", [False, True])
-def test_fsvae_is_the_plain_network(neuron, train_settings, lively, rng, fused):
+@pytest.mark.parametrize("kernels", [False, True])
+def test_fsvae_is_the_plain_network(neuron, train_settings, lively, rng, kernels):
     schedule = config.ScheduledSampling(start=0.5, end=0.5, from_step=1)
     base = {"T": 4, "channels": [4, 6], "code_dim": 3, "latent_dim": 4, "k": 5, "tau_syn": 2.0, "output_decay": 0.8}
-    settings = config.FSVAE(**base, scheduled_sampling=schedule, train=train_settings)
+    settings = config.FSVAE(architecture="shared", **base, scheduled_sampling=schedule, train=train_settings)
     ours = lively(FSVAE(settings, neuron, (1, 8, 8))).train()
     theirs = plain.PlainFSVAE(ours).train()
-    use_fused(ours, fused)
+    use_kernels(ours, kernels)
     images = torch.rand(6, 1, 8, 8)
     a, b = ours(images, 0.5, rng()), theirs(images, 0.5, rng())
     assert torch.equal(a.z, b.z) and torch.equal(a.q, b.q) and torch.equal(a.p, b.p) and a.z.mean() > 0
@@ -116,12 +118,20 @@ def test_bench_prints_both_rates(what, capsys, monkeypatch, request):
     assert found["T"] == load_params("params.yaml").recipes["quick"].sdid.T and found["dtype"] == "float32"
 
 
+def test_firing_rate_rises_with_excitation(request, monkeypatch):
+    monkeypatch.chdir(request.config.rootpath)
+    params = load_params("params.yaml")
+    rates = [bench(params, "quick", "sdid", 4, 1, 1, excitation=x)["firing_rate"] for x in (-9, 0, 9)]
+    assert rates[0] == 0 and 0.01 < rates[1] < 0.2 and rates[2] > 0.9
+
+
 @pytest.mark.parametrize(
     ("options", "clue"),
     [
         (["--recipe", "fast"], "no recipe 'fast'"),
         (["--recipe", "released"], "'released'"),
         (["--batch", "0"], "at least 1"),
+        pytest.param(["--device", "cuda"], "no CUDA device", marks=no_cuda),
     ],
 )
 def test_bench_refuses_what_it_cannot_time(options, clue, capsys, monkeypatch, request):

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+from spiking_diffusion.errors import UserError
 from spiking_diffusion.vqsvae import Codebook
 from spiking_diffusion.vqsvae.codebook import perplexity
 
@@ -36,6 +37,29 @@ def test_initial_codes(codebook_settings, init):
     assert float(codes.mean()) == pytest.approx(mean, abs=5 * std / 4000**0.5)
     assert float(codes.std()) == pytest.approx(std, rel=0.06)
     assert (init == "uniform") == bool(((codes >= 0) & (codes <= 1)).all())
+
+
+@pytest.mark.parametrize("update", ["gradient", "ema"])
+def test_kmeans_puts_codes_at_the_centres_of_the_batch(codebook_settings, rng, update):
+    book = Codebook(codebook_settings(size=3, init="kmeans", update=update), 2)
+    centres = torch.tensor([[0.0, 0.0], [1.0, 0.0], [0.0, 1.0]])
+    spread = 0.01 * torch.randn(3, 50, 2)
+    rows = (centres[:, None] + spread).flatten(0, 1)
+    book.place(as_features(rows[torch.randperm(150)]), rng())
+    found = book.codes.detach()[torch.cdist(centres, book.codes.detach()).argmin(1)]
+    torch.testing.assert_close(found, centres + spread.mean(1), rtol=0, atol=1e-6)
+
+
+def test_kmeans_needs_as_many_features_as_codes(codebook_settings, rng):
+    book = Codebook(codebook_settings(size=3, init="kmeans"), 2)
+    with pytest.raises(UserError, match="only 2 features for 3 codes"):
+        book.place(as_features([[0, 0], [1, 1]]), rng())
+
+
+def test_kmeans_with_fewer_different_features_than_codes(codebook_settings, rng):
+    book = Codebook(codebook_settings(size=3, init="kmeans"), 2)
+    book.place(as_features([[0, 0], [1, 1], [0, 0], [1, 1]]), rng())
+    assert {tuple(code) for code in book.codes.detach().tolist()} == {(0.0, 0.0), (1.0, 1.0)}
 
 
 @pytest.mark.parametrize("update", ["gradient", "ema"])

@@ -9,6 +9,7 @@ import torch
 from spiking_diffusion import config
 from spiking_diffusion.fsvae import FSVAE, FSVAEOutput, Posterior, Prior, fsvae_loss
 from spiking_diffusion.fsvae.latent import draw_picks, pick
+from spiking_diffusion.snn import StridedDecoder
 
 T, BATCH, UNITS, K = 7, 6, 4, 5
 CPU = torch.device("cpu")
@@ -18,7 +19,9 @@ CPU = torch.device("cpu")
 def settings(train_settings):
     schedule = config.ScheduledSampling(start=0.1, end=0.3, from_step=2)
     base = {"T": T, "channels": [4, 6], "code_dim": 3, "latent_dim": UNITS, "k": K, "tau_syn": 2.0}
-    return config.FSVAE(**base, output_decay=0.8, scheduled_sampling=schedule, train=train_settings)
+    return config.FSVAE(
+        architecture="shared", **base, output_decay=0.8, scheduled_sampling=schedule, train=train_settings
+    )
 
 
 @pytest.fixture
@@ -248,6 +251,29 @@ def test_shapes_and_ranges(settings, neuron, lively, rng, shape):
     for made in (model.reconstruct(images, rng()), model.sample(2, rng(), CPU)):
         assert made.shape == images.shape
         assert 0 <= made.min() < made.max() <= 1
+
+
+@pytest.mark.parametrize("shape", [(1, 28, 28), (3, 32, 32), (1, 20, 12)])
+def test_original_architecture(settings, neuron, lively, rng, shape):
+    """Four stages of stride 2: 28x28 is padded to 32x32, of which 2x2 is left, and cropped back."""
+    original = settings.model_copy(update={"architecture": "original", "channels": [4, 5, 6, 7]})
+    model = lively(FSVAE(original, neuron, shape)).train()
+    images = torch.rand(3, *shape)
+    out = model(images, 0.5, rng())
+    assert model.encoder(images).shape == (T, 3, 7, -(-shape[1] // 16), -(-shape[2] // 16))
+    assert out.images.shape == images.shape and out.images.std() > 0.05
+    fsvae_loss(out, images, original)["loss"].backward()
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in model.parameters())
+    sampled = model.sample(2, rng(), torch.device("cpu"))
+    assert sampled.shape == (2, *shape) and sampled.min() >= 0 and sampled.max() <= 1
+
+
+def test_original_decoder_crops_the_middle(settings, neuron, lively):
+    decoder = lively(StridedDecoder(neuron, [3, 4, 5, 6], (1, 28, 28), 0.8)).eval()
+    whole = lively(StridedDecoder(neuron, [3, 4, 5, 6], (1, 32, 32), 0.8)).eval()
+    whole.load_state_dict(decoder.state_dict())
+    spikes = (torch.rand(T, 2, 6, 2, 2) < 0.5).float()
+    assert torch.equal(decoder(spikes), whole(spikes)[:, :, 2:30, 2:30])
 
 
 def test_latent_train_is_decoded_by_the_whole_network(model, rng):

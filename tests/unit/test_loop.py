@@ -244,6 +244,22 @@ def test_loss_that_is_not_finite_stops_before_the_update(tmp_path, value):
         assert torch.equal(parameter, seen[key]), key
 
 
+def test_gradient_that_is_not_finite_stops_before_the_update(tmp_path):
+    """sqrt at 0: the loss is 0 and its gradient infinite."""
+    task = Regression()
+    before = {k: v.clone() for k, v in task.module.named_parameters()}
+    inner = task.loss
+    task.loss = lambda *args: {"loss": inner(*args)["loss"] + (task.module[0].weight[0, 0] * 0).sqrt()}
+    with pytest.raises(UserError, match=r"its gradient (nan|inf)"):
+        fit(task, SETTINGS, 0, IDENTITY, tmp_path, CPU)
+    assert all(torch.equal(parameter, before[key]) for key, parameter in task.module.named_parameters())
+
+
+def test_batch_larger_than_the_data(tmp_path):
+    with pytest.raises(UserError, match=r"batch_size is 11, but there are only 10 training examples"):
+        train(tmp_path, settings=SETTINGS.model_copy(update={"batch_size": 11}))
+
+
 def test_training_goes_on_after_a_loss_that_was_not_finite(tmp_path, straight):
     with pytest.raises(UserError):
         train(tmp_path, lambda step: float("nan") if step == 2 * STEPS else None)
@@ -272,7 +288,7 @@ def test_history_is_the_mean_over_examples(tmp_path):
         assert row["loss"] == pytest.approx(sum(n * v for n, v in part) / 10, rel=1e-5)
         assert row["loss"] == pytest.approx(row["error"] + row["size"], rel=1e-5)
     assert [row["epoch"] for row in history] == [1, 2, 3, 4, 5]
-    assert list(history[0]) == ["epoch", "loss", "error", "size", "validation"]
+    assert list(history[0]) == ["epoch", "loss", "error", "size", "gradient_norm", "validation"]
 
 
 def test_each_epoch_sees_every_example_once_in_another_order(tmp_path):

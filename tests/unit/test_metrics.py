@@ -195,7 +195,7 @@ def test_order_of_images_does_not_matter(classifier):
     images, real = pictures(70, channels, 0, level=150), pictures(70, channels, 1)
     found = measure(path, images, real)
     again = measure(path, images.flip(0), real.roll(13, 0), batch_size=17)
-    assert again == pytest.approx(found, rel=1e-4)
+    assert again == pytest.approx(found, rel=1e-3)
 
 
 def test_fid_and_kid_are_the_same_twice(classifier):

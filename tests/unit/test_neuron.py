@@ -9,7 +9,7 @@ import torch
 from spikingjelly.activation_based import functional, surrogate
 from torch import nn
 
-from spiking_diffusion.snn import LIF, SpikingLayer, layers, use_fused
+from spiking_diffusion.snn import LIF, SpikingLayer, layers
 
 DYNAMICS = [
     {},
@@ -20,17 +20,10 @@ DYNAMICS = [
 ]
 
 
-@pytest.fixture(params=["spikingjelly", "fused"])
-def make_lif(request, neuron):
-    """A LIF with some settings changed, by either implementation; what would be compiled runs as it is."""
-
-    def make(**changes):
-        lif = LIF(neuron.model_copy(update=changes))
-        use_fused(lif, request.param == "fused")
-        return lif
-
-    with torch.compiler.set_stance("force_eager"):
-        yield make
+@pytest.fixture
+def make_lif(neuron):
+    """A LIF with some settings changed."""
+    return lambda **changes: LIF(neuron.model_copy(update=changes))
 
 
 def random_current(steps=12, shape=(3, 4, 5)):
@@ -120,21 +113,6 @@ def test_equals_spikingjelly(make_lif, changes):
     torch.testing.assert_close(grad, expected_grad, rtol=1e-9, atol=1e-12)
 
 
-def test_compiled_kernel_equals_spikingjelly(neuron):
-    """The kernel as training uses it: float32, compiled (where there is a compiler)."""
-    for changes in ({}, {"tau": 3.5, "v_reset": -0.5}, {"v_threshold": 0.6, "alpha": 5.0}):
-        settings = neuron.model_copy(update=changes)
-        lif = LIF(settings)
-        use_fused(lif)
-        current, upstream = random_current(4, (6, 50)).float(), random_current(4, (6, 50)).float()
-        spikes, grad = spikes_and_gradient(lif, current, upstream)
-        expected_spikes, expected_grad = spikes_and_gradient(
-            lambda x, s=settings: spikingjelly(x, s), current, upstream
-        )
-        assert torch.equal(spikes, expected_spikes)
-        torch.testing.assert_close(grad, expected_grad, rtol=1e-5, atol=1e-6)
-
-
 @pytest.mark.parametrize("changes", DYNAMICS)
 def test_steps_by_hand_equal_forward(make_lif, lif_reference, changes):
     lif, current = make_lif(**changes), random_current()
@@ -196,7 +174,7 @@ def test_constant_input_equals_repeated_input(neuron, build, shape):
     repeated: SpikingLayer = build(neuron).double()
     repeated.load_state_dict(once.state_dict())
     x = torch.randn(shape, dtype=torch.float64)
-    a, b = once.forward_constant(x, steps), repeated(x.expand(steps, *shape))
+    a, b = once(x, steps=steps), repeated(x.expand(steps, *shape))
     assert torch.equal(a, b)
     assert 0.1 < a.mean() < 0.9
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from spiking_diffusion.snn import use_fused
+from spiking_diffusion.snn import set_precision, use_kernels
 from spiking_diffusion.vqsvae import VQSVAE, VQSVAEOutput, vqsvae_loss
 
 PARTS = ["encoder", "k", "codebook", "asg", "decoder"]
@@ -119,17 +119,35 @@ def test_decoder_output_is_the_leaky_sum_of_every_step(make, decay):
         torch.testing.assert_close(p.grad, q.grad, rtol=1e-5, atol=1e-6)
 
 
-def test_fused_neurons_change_nothing(make, images):
-    model = make()
-    fused = copy.deepcopy(model)
-    use_fused(fused)
-    with torch.compiler.set_stance("force_eager"):
-        losses = [vqsvae_loss(m(images), images, 0.1, m.settings)["loss"] for m in (model, fused)]
-        for loss in losses:
-            loss.backward()
-    torch.testing.assert_close(losses[1], losses[0])
-    for p, q in zip(model.parameters(), fused.parameters(), strict=True):
-        torch.testing.assert_close(q.grad, p.grad, rtol=1e-4, atol=1e-6)
+def test_kernels_change_nothing(make, images):
+    images = images.float()
+    model = make().float()
+    plain = copy.deepcopy(model)
+    use_kernels(plain, False)
+    losses = [vqsvae_loss(m(images), images, 0.1, m.settings)["loss"] for m in (model, plain)]
+    for loss in losses:
+        loss.backward()
+    torch.testing.assert_close(losses[0], losses[1])
+    for p, q in zip(model.parameters(), plain.parameters(), strict=True):
+        torch.testing.assert_close(p.grad, q.grad, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("kernels", [False, True])
+def test_bfloat16_synapses_keep_membranes_in_float32(make, images, kernels):
+    images = images.float()
+    exact = make().float()
+    rounded = copy.deepcopy(exact)
+    set_precision(rounded, "bfloat16")
+    use_kernels(rounded, kernels)
+    out = rounded(images)
+    assert {x.dtype for x in out if x.is_floating_point()} == {torch.float32}
+    for model in (exact, rounded):
+        vqsvae_loss(model(images), images, 0.1, model.settings)["loss"].backward()
+    pairs = [(p.grad, q.grad) for p, q in zip(exact.parameters(), rounded.parameters(), strict=True)]
+    errors = [float((p - q).norm() / p.norm()) for p, q in pairs]
+    assert max(errors) > 0, "nothing was rounded"
+    if kernels:  # spikes are the same: only gradients are rounded, and to 8 bits
+        assert max(errors) < 0.05
 
 
 # --- gradients ------------------------------------------------------------------------------------------

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor, nn
 
 from spiking_diffusion.benchmark import plain
 from spiking_diffusion.config import Params, RunSettings
@@ -16,44 +17,65 @@ from spiking_diffusion.diffusion import SDID, AbsorbingDiffusion, sample_ancestr
 from spiking_diffusion.errors import UserError
 from spiking_diffusion.fsvae import FSVAE, fsvae_loss
 from spiking_diffusion.randomness import generator, make_deterministic, seed_initialisation
-from spiking_diffusion.snn import use_fused
+from spiking_diffusion.snn import SpikingLayer, set_precision
+from spiking_diffusion.snn.layers import Precision
+from spiking_diffusion.training.devices import pick_device
 from spiking_diffusion.vqsvae import VQSVAE, vqsvae_loss
 
 Step = Callable[[], Any]
+Pair = tuple[nn.Module, Step, Step]
 
 
-def bench(params: Params, recipe: str, what: str, batch: int, rounds: int, threads: int) -> dict[str, Any]:
-    """Rates of ours and of the plain way for one recipe at 28x28, on the CPU, in float32.
+def bench(
+    params: Params,
+    recipe: str,
+    what: str,
+    batch: int = 32,
+    rounds: int = 5,
+    threads: int = 2,
+    device: str = "cpu",
+    precision: Precision = "float32",
+    excitation: float = 0.0,
+) -> dict[str, Any]:
+    """Rates of ours and of the plain way for one recipe at 28x28; the plain way always computes in float32.
 
-    After a warm-up of both, each of ``rounds`` rounds times one step of either; the medians count.
+    After a warm-up of both, each of ``rounds`` rounds times one step of either; the medians count. Networks start
+    from fresh weights, whose neurons fire rarely; ``excitation`` is added to the bias of every batch normalisation
+    to make them fire more often, and ``firing_rate`` of the result says how often they do.
     """
     if recipe not in params.recipes:
         raise UserError(f"there is no recipe {recipe!r}: there are {', '.join(params.recipes)}")
     if min(batch, rounds, threads) < 1:
         raise UserError("--batch, --rounds and --threads must be at least 1")
     chosen = params.recipes[recipe]
-    if chosen.vqsvae.straight_through != "spikes" or chosen.sdid.input != "embedding":
+    if (
+        chosen.vqsvae.straight_through != "spikes"
+        or chosen.sdid.input != "embedding"
+        or chosen.fsvae.architecture != "shared"
+    ):
         raise UserError(
-            f"recipe {recipe!r} has no plain counterpart: bench one with straight_through: spikes and input: embedding"
+            f"recipe {recipe!r} has no plain counterpart: bench one with straight_through: spikes, input: embedding "
+            "and architecture: shared"
         )
+    place = pick_device(device)
     make_deterministic(threads)
-    name = next(iter(params.runs))
-    run = params.resolve(name).model_copy(update={"recipe": chosen})
-    ours, baseline = {"vqsvae": _vqsvae, "sdid": _sdid, "fsvae": _fsvae, "sample": _sample}[what](run, batch)
+    run = params.resolve(next(iter(params.runs))).model_copy(update={"recipe": chosen})
+    make = {"vqsvae": _vqsvae, "sdid": _sdid, "fsvae": _fsvae, "sample": _sample}[what]
+    model, ours, baseline = make(run, batch, place, excitation)
+    set_precision(model, precision)
+    rate = _firing_rate(model, ours)
     start = time.perf_counter()
-    ours()
+    _timed(ours, place)
     first = time.perf_counter() - start
     for step in (ours, baseline):
-        step()
+        _timed(step, place)
     seconds: dict[Step, list[float]] = {ours: [], baseline: []}
     memory: dict[Step, float] = {}
     for _ in range(rounds):
         for step, taken in seconds.items():
-            _reset_peak_memory()
-            start = time.perf_counter()
-            step()
-            taken.append(time.perf_counter() - start)
-            memory[step] = max(memory.get(step, 0.0), _peak_memory_mib())
+            _reset_peak_memory(place)
+            taken.append(_timed(step, place))
+            memory[step] = max(memory.get(step, 0.0), _peak_memory_mib(place))
     mine, plainly = (statistics.median(taken) for taken in seconds.values())
     return {
         "what": what,
@@ -64,16 +86,41 @@ def bench(params: Params, recipe: str, what: str, batch: int, rounds: int, threa
         "baseline_images_per_second": round(batch / plainly, 2),
         "ratio": round(plainly / mine, 2),
         "first_step_seconds": round(first, 2),
-        "device": "cpu",
+        "firing_rate": round(rate, 4),
+        "device": torch.cuda.get_device_name() if place.type == "cuda" else "cpu",
         "threads": threads,
-        "dtype": "float32",
+        "dtype": precision,
         "peak_memory_mib": round(memory[ours]),
         "baseline_peak_memory_mib": round(memory[baseline]),
         "torch": torch.__version__,
     }
 
 
-def _training_step(module: torch.nn.Module, loss: Callable[[], torch.Tensor]) -> Step:
+def _timed(step: Step, device: torch.device) -> float:
+    start = time.perf_counter()
+    step()
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+    return time.perf_counter() - start
+
+
+def _firing_rate(model: nn.Module, step: Step) -> float:
+    """Spikes per neuron and time step over one step, without last layers, whose spikes are only summed."""
+    rates: list[tuple[float, int]] = []
+
+    def count(layer: nn.Module, args: Any, options: dict[str, Any], spikes: Tensor) -> None:
+        if options.get("readout") is None:
+            rates.append((float(spikes.detach().double().mean()), spikes.numel()))
+
+    layers = [module for module in model.modules() if isinstance(module, SpikingLayer)]
+    hooks = [layer.register_forward_hook(count, with_kwargs=True) for layer in layers]
+    step()
+    for hook in hooks:
+        hook.remove()
+    return sum(rate * n for rate, n in rates) / sum(n for _, n in rates)
+
+
+def _training_step(module: nn.Module, loss: Callable[[], Tensor]) -> Step:
     module.train()
     optimiser = torch.optim.AdamW(module.parameters(), lr=1e-3)
 
@@ -85,86 +132,100 @@ def _training_step(module: torch.nn.Module, loss: Callable[[], torch.Tensor]) ->
     return step
 
 
-def _vqsvae(run: RunSettings, batch: int) -> tuple[Step, Step]:
-    settings, images = run.recipe.vqsvae, torch.rand(batch, 1, 28, 28)
+def _prepare(model: nn.Module, device: torch.device, excitation: float) -> None:
+    model.to(device)
+    for layer in model.modules():
+        if isinstance(layer, SpikingLayer):
+            nn.init.constant_(layer.norm.bias, excitation)
+
+
+def _vqsvae(run: RunSettings, batch: int, device: torch.device, excitation: float) -> Pair:
+    settings, images = run.recipe.vqsvae, torch.rand(batch, 1, 28, 28, device=device)
     seed_initialisation(0, "bench")
     model = VQSVAE(settings, run.recipe.neuron, (1, 28, 28))
+    _prepare(model, device, excitation)
     baseline = plain.PlainVQSVAE(model)
-    use_fused(model)
-    noise = generator("cpu", 0, "bench")
+    noise = generator(device, 0, "bench")
 
-    def ours() -> torch.Tensor:
+    def ours() -> Tensor:
         out = model(images)
         model.codebook.update(out.z_e, out.tokens, noise)
         return vqsvae_loss(out, images, 0.1, settings)["loss"]
 
-    def plainly() -> torch.Tensor:
+    def plainly() -> Tensor:
         out = baseline(images)
         baseline.codebook.update(out.z_e, out.tokens, noise)
         return plain.plain_vqsvae_loss(out, images, 0.1, settings)
 
-    return _training_step(model, ours), _training_step(baseline, plainly)
+    return model, _training_step(model, ours), _training_step(baseline, plainly)
 
 
-def _denoisers(run: RunSettings) -> tuple[SDID, plain.PlainSDID, AbsorbingDiffusion]:
+def _denoisers(
+    run: RunSettings, device: torch.device, excitation: float
+) -> tuple[SDID, plain.PlainSDID, AbsorbingDiffusion]:
     """SDID, the same written plainly, and the process of 7x7 tokens that they reverse."""
     diffusion = AbsorbingDiffusion(run.recipe.vqsvae.codebook.size, 49)
     seed_initialisation(0, "bench")
     model = SDID(run.recipe.sdid, run.recipe.neuron, diffusion.size, diffusion.steps)
-    baseline = plain.PlainSDID(model)
-    use_fused(model)
-    return model, baseline, diffusion
+    _prepare(model, device, excitation)
+    return model, plain.PlainSDID(model), diffusion
 
 
-def _sdid(run: RunSettings, batch: int) -> tuple[Step, Step]:
-    model, baseline, diffusion = _denoisers(run)
-    noise = generator("cpu", 0, "bench")
-    tokens = torch.randint(diffusion.size, (batch, 7, 7), generator=noise)
+def _sdid(run: RunSettings, batch: int, device: torch.device, excitation: float) -> Pair:
+    model, baseline, diffusion = _denoisers(run, device, excitation)
+    noise = generator(device, 0, "bench")
+    tokens = torch.randint(diffusion.size, (batch, 7, 7), generator=noise, device=device)
 
-    def loss_of(denoiser: torch.nn.Module) -> Callable[[], torch.Tensor]:
-        def loss() -> torch.Tensor:
-            t = diffusion.draw_t(batch, noise, torch.device("cpu"))
+    def loss_of(denoiser: nn.Module) -> Callable[[], Tensor]:
+        def loss() -> Tensor:
+            t = diffusion.draw_t(batch, noise, device)
             noisy = diffusion.q_sample(tokens, t, noise)
             return diffusion.bound(denoiser(noisy, t), tokens, noisy, t).mean()
 
         return loss
 
-    return _training_step(model, loss_of(model)), _training_step(baseline, loss_of(baseline))
+    return model, _training_step(model, loss_of(model)), _training_step(baseline, loss_of(baseline))
 
 
-def _fsvae(run: RunSettings, batch: int) -> tuple[Step, Step]:
-    settings, images = run.recipe.fsvae, torch.rand(batch, 1, 28, 28)
+def _fsvae(run: RunSettings, batch: int, device: torch.device, excitation: float) -> Pair:
+    settings, images = run.recipe.fsvae, torch.rand(batch, 1, 28, 28, device=device)
     seed_initialisation(0, "bench")
     model = FSVAE(settings, run.recipe.neuron, (1, 28, 28))
+    _prepare(model, device, excitation)
     baseline = plain.PlainFSVAE(model)
-    use_fused(model)
-    noise = generator("cpu", 0, "bench")
+    noise = generator(device, 0, "bench")
     return (
+        model,
         _training_step(model, lambda: fsvae_loss(model(images, 0.5, noise), images, settings)["loss"]),
         _training_step(baseline, lambda: plain.plain_fsvae_loss(baseline(images, 0.5, noise), images, settings)),
     )
 
 
-def _sample(run: RunSettings, batch: int) -> tuple[Step, Step]:
-    model, baseline, diffusion = _denoisers(run)
+def _sample(run: RunSettings, batch: int, device: torch.device, excitation: float) -> Pair:
+    model, baseline, diffusion = _denoisers(run, device, excitation)
     model.eval()
     baseline.eval()
-    noise = generator("cpu", 0, "bench")
+    noise = generator(device, 0, "bench")
     shape = (batch, 7, 7)
     return (
-        lambda: sample_ancestral(model, diffusion, shape, 1.0, noise, torch.device("cpu")),
+        model,
+        lambda: sample_ancestral(model, diffusion, shape, 1.0, noise, device),
         lambda: plain.plain_sample(baseline, diffusion, shape, noise),
     )
 
 
-def _reset_peak_memory() -> None:
+def _reset_peak_memory(device: torch.device) -> None:
     """Linux forgets a process's peak on request; elsewhere the peak is that of the whole run."""
     path = Path("/proc/self/clear_refs")
-    if path.exists():
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+    elif path.exists():
         path.write_text("5")
 
 
-def _peak_memory_mib() -> float:
+def _peak_memory_mib(device: torch.device) -> float:
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated() / 2**20
     status = Path("/proc/self/status")
     if status.exists():
         line = next(line for line in status.read_text().splitlines() if line.startswith("VmHWM"))

@@ -112,7 +112,7 @@ class PlainSDID(nn.Module):
         self.token_embedding = copy.deepcopy(ours.token_embedding)
         self.step_embedding = copy.deepcopy(ours.step_embedding)
         self.first = plain_layer(ours.first)
-        self.rest = nn.Sequential(*(plain_layer(block) for block in ours.rest if isinstance(block, SpikingLayer)))
+        self.rest = nn.Sequential(*map(plain_layer, _layers(ours.rest)))
         self.out = layer.SeqToANNContainer(copy.deepcopy(ours.out))
 
     def forward(self, tokens: Tensor, t: Tensor) -> Tensor:
@@ -127,11 +127,12 @@ def plain_sample(
     denoiser: PlainSDID, diffusion: AbsorbingDiffusion, shape: tuple[int, int, int], generator: torch.Generator
 ) -> Tensor:
     """The paper's sampler by its definition: a network call at each of the T_d steps for every sample."""
-    tokens = torch.full(shape, diffusion.mask)
+    device = generator.device
+    tokens = torch.full(shape, diffusion.mask, device=device)
     for t in range(diffusion.steps, 0, -1):
-        logits = denoiser(tokens, torch.full((shape[0],), t))
+        logits = denoiser(tokens, torch.full((shape[0],), t, device=device))
         drawn = torch.multinomial(logits.movedim(1, -1).flatten(0, -2).softmax(-1), 1, generator=generator).view(shape)
-        reveal = (tokens == diffusion.mask) & (torch.rand(shape, generator=generator) < 1 / t)
+        reveal = (tokens == diffusion.mask) & (torch.rand(shape, generator=generator, device=device) < 1 / t)
         tokens = torch.where(reveal, drawn, tokens)
     return tokens
 
@@ -143,6 +144,7 @@ class PlainFSVAE(nn.Module):
         super().__init__()
         self.settings = ours.settings
         self.feature_shape = ours.feature_shape
+        assert isinstance(ours.encoder, SpikingEncoder) and isinstance(ours.decoder, SpikingDecoder)
         self.encoder = PlainEncoder(ours.encoder)
         self.into_latent = plain_layer(ours.into_latent)
         self.posterior = nn.Sequential(*map(plain_layer, _layers(ours.posterior.layers)))

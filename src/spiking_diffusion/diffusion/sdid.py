@@ -29,7 +29,7 @@ class SDID(nn.Module):
             self.step_embedding = nn.Embedding(steps + 1, settings.embed_dim)
         first, *rest = [layers.conv(neuron, a, b, 3) for a, b in itertools.pairwise(channels)]
         self.first = first
-        self.rest = nn.Sequential(*rest)
+        self.rest = nn.ModuleList(rest)
         self.out = nn.Conv2d(channels[1] + channels[-1], size, 3, padding=1)
 
     def forward(self, tokens: Tensor, t: Tensor) -> Tensor:
@@ -38,6 +38,12 @@ class SDID(nn.Module):
             current = torch.stack([tokens, t[:, None, None].expand_as(tokens)], dim=1).float()
         else:
             current = (self.token_embedding(tokens) + self.step_embedding(t)[:, None, None]).movedim(-1, 1)
-        first = self.first.forward_constant(current, self.settings.T)
+        x = first = self.first(current, steps=self.settings.T)
+        last = sfr(first)
+        for i, block in enumerate(self.rest, 1):
+            if i < len(self.rest):
+                x = block(x)
+            else:
+                last = block(x, readout=first.new_full((self.settings.T,), 1 / self.settings.T))
         # the last map is linear: the mean over time comes first, the map is applied once
-        return self.out(torch.cat([sfr(first), sfr(self.rest(first))], dim=1))
+        return self.out(torch.cat([sfr(first), last], dim=1))

@@ -1,4 +1,4 @@
-"""FSVAE with the encoder and decoder of VQ-SVAE."""
+"""FSVAE, with the encoder and decoder of VQ-SVAE or its own."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from spiking_diffusion import config
 from spiking_diffusion.fsvae.latent import Posterior, Prior
-from spiking_diffusion.snn import SpikingDecoder, SpikingEncoder, layers, psp_distance
+from spiking_diffusion.snn import SpikingDecoder, SpikingEncoder, StridedDecoder, StridedEncoder, layers, psp_distance
 
 
 class FSVAEOutput(NamedTuple):
@@ -32,15 +32,24 @@ class FSVAE(nn.Module):
     def __init__(self, settings: config.FSVAE, neuron: config.Neuron, image_shape: tuple[int, int, int]) -> None:
         super().__init__()
         self.settings = settings
-        c_in, height, width = image_shape
-        self.feature_shape = (settings.code_dim, height // 4, width // 4)
-        features, units = math.prod(self.feature_shape), settings.latent_dim
-        self.encoder = SpikingEncoder(neuron, c_in, settings.channels, settings.code_dim, settings.T)
+        c_in, *sides = image_shape
+        channels, decay, units = settings.channels, settings.output_decay, settings.latent_dim
+        self.encoder: nn.Module
+        self.decoder: nn.Module
+        if settings.architecture == "shared":
+            depth, down = settings.code_dim, 4
+            self.encoder = SpikingEncoder(neuron, c_in, channels, depth, settings.T)
+            self.decoder = SpikingDecoder(neuron, depth, channels, c_in, decay)
+        else:
+            depth, down = channels[-1], 2 ** len(channels)
+            self.encoder = StridedEncoder(neuron, c_in, channels, settings.T)
+            self.decoder = StridedDecoder(neuron, channels, image_shape, decay)
+        self.feature_shape = (depth, -(-sides[0] // down), -(-sides[1] // down))
+        features = math.prod(self.feature_shape)
         self.into_latent = layers.linear(neuron, features, units)
         self.posterior = Posterior(neuron, units, settings.k)
         self.prior = Prior(neuron, units, settings.k)
         self.out_of_latent = layers.linear(neuron, units, features)
-        self.decoder = SpikingDecoder(neuron, settings.code_dim, settings.channels, c_in, settings.output_decay)
 
     def scheduled_probability(self, progress: float) -> float:
         """Probability of scheduled sampling when ``progress`` in [0, 1] of the training is done."""

@@ -1,8 +1,8 @@
 """Spiking building blocks: neuron, layers, readouts, and the encoder and decoder that both models share."""
 
-from spiking_diffusion.snn.autoencoder import SpikingDecoder, SpikingEncoder
-from spiking_diffusion.snn.layers import SpikingLayer
-from spiking_diffusion.snn.neuron import LIF, use_fused
+from spiking_diffusion.snn.autoencoder import SpikingDecoder, SpikingEncoder, StridedDecoder, StridedEncoder
+from spiking_diffusion.snn.layers import SpikingLayer, set_precision, use_kernels
+from spiking_diffusion.snn.neuron import LIF
 from spiking_diffusion.snn.readout import psp, psp_distance, sfr, weighted_sum
 
 __all__ = [
@@ -10,9 +10,12 @@ __all__ = [
     "SpikingDecoder",
     "SpikingEncoder",
     "SpikingLayer",
+    "StridedDecoder",
+    "StridedEncoder",
     "psp",
     "psp_distance",
+    "set_precision",
     "sfr",
-    "use_fused",
+    "use_kernels",
     "weighted_sum",
 ]

@@ -1,7 +1,8 @@
-"""The spiking encoder and decoder of Sec. 2.2, shared by VQ-SVAE and the FSVAE baseline."""
+"""Spiking encoders and decoders: those of Sec. 2.2, shared by VQ-SVAE and FSVAE, and those of Kamata et al. (2022)."""
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 
 import torch
@@ -10,7 +11,7 @@ from torch.nn import functional as F
 
 from spiking_diffusion import config
 from spiking_diffusion.snn import layers
-from spiking_diffusion.snn.readout import decay_weights, weighted_sum
+from spiking_diffusion.snn.readout import decay_weights
 
 
 class SpikingEncoder(nn.Module):
@@ -28,7 +29,7 @@ class SpikingEncoder(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Images (B, C_in, H, W) in [0, 1] -> spikes (T, B, code_dim, H/4, W/4)."""
-        return self.third(self.second(self.first.forward_constant(images - 0.5, self.steps)))
+        return self.third(self.second(self.first(images - 0.5, steps=self.steps)))
 
 
 class SpikingDecoder(nn.Module):
@@ -46,10 +47,59 @@ class SpikingDecoder(nn.Module):
         """Spikes (T, B, code_dim, h, w) -> images (B, C_out, 4h, 4w) in (-0.5, 1.5).
 
         Training compares these values as they are; ``clamp(0, 1)`` makes an image of them.
-        The last map is linear, so the sum over time comes first and the map is applied once; the bias,
-        which each step would have added, is multiplied by the sum of the weights.
         """
-        hidden = weighted_sum(self.second(self.first(spikes)), self.decay)
-        assert self.out.bias is not None
-        bias = self.out.bias * decay_weights(len(spikes), self.decay).sum().to(hidden)
-        return torch.tanh(F.conv_transpose2d(hidden, self.out.weight, bias, padding=1)) + 0.5
+        return leaky_readout(self.first(spikes), self.second, self.out, self.decay)
+
+
+class StridedEncoder(nn.Module):
+    """The encoder of Kamata et al. (2022): Conv 3x3 s2 + BatchNorm + LIF for each of ``channels``.
+
+    Images are padded with black to a multiple of 2^stages.
+    """
+
+    def __init__(self, neuron: config.Neuron, c_in: int, channels: Sequence[int], steps: int) -> None:
+        super().__init__()
+        self.steps = steps
+        first, *rest = [layers.conv(neuron, a, b, 3, stride=2) for a, b in itertools.pairwise([c_in, *channels])]
+        self.first = first
+        self.rest = nn.Sequential(*rest)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Images (B, C_in, H, W) in [0, 1] -> spikes (T, B, channels[-1], h, w)."""
+        bottom, right = (-side % 2 ** (1 + len(self.rest)) for side in images.shape[2:])
+        padded = F.pad(images, (right // 2, right - right // 2, bottom // 2, bottom - bottom // 2))
+        return self.rest(self.first(padded - 0.5, steps=self.steps))
+
+
+class StridedDecoder(nn.Module):
+    """The mirror of ``StridedEncoder``, read out as ``SpikingDecoder`` is and cropped to ``image_shape`` (C, H, W)."""
+
+    def __init__(
+        self, neuron: config.Neuron, channels: Sequence[int], image_shape: tuple[int, int, int], decay: float
+    ) -> None:
+        super().__init__()
+        self.decay = decay
+        self.image_shape = image_shape
+        widths = [*reversed(channels), channels[0]]
+        *inner, last = [layers.conv_transpose(neuron, a, b) for a, b in itertools.pairwise(widths)]
+        self.inner = nn.Sequential(*inner)
+        self.last = last
+        self.out = nn.ConvTranspose2d(channels[0], image_shape[0], 3, padding=1)
+
+    def forward(self, spikes: Tensor) -> Tensor:
+        """Spikes (T, B, channels[-1], h, w) -> images (B, C, H, W) in (-0.5, 1.5)."""
+        images = leaky_readout(self.inner(spikes), self.last, self.out, self.decay)
+        top, left = ((have - want) // 2 for have, want in zip(images.shape[2:], self.image_shape[1:], strict=True))
+        return images[:, :, top : top + self.image_shape[1], left : left + self.image_shape[2]]
+
+
+def leaky_readout(spikes: Tensor, last: layers.SpikingLayer, out: nn.ConvTranspose2d, decay: float) -> Tensor:
+    """``tanh(sum_t decay^(T-1-t) out(last(spikes))_t) + 0.5``.
+
+    ``out`` is linear, so the sum over time comes first and the map is applied once; its bias, which each step would
+    have added, is multiplied by the sum of the weights.
+    """
+    weights = decay_weights(len(spikes), decay).to(spikes)
+    assert out.bias is not None
+    bias = out.bias * weights.sum()
+    return torch.tanh(F.conv_transpose2d(last(spikes, readout=weights), out.weight, bias, padding=1)) + 0.5

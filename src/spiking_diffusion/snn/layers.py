@@ -2,40 +2,61 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
+import torch
 from torch import Tensor, nn
 
 from spiking_diffusion import config
+from spiking_diffusion.snn import events, kernels
 from spiking_diffusion.snn.neuron import LIF
+
+Precision = Literal["float32", "bfloat16"]
 
 
 class SpikingLayer(nn.Module):
     """``synapse`` -> ``norm`` -> LIF.
 
-    Statistics of ``norm`` are taken over time and batch together.
+    Statistics of ``norm`` are taken over time and batch together; at V_th = 1 that is tdBN (Zheng et al. 2021).
+    On the CPU in float32 the kernels of this package compute the layer (``spiking_diffusion.snn.events``), unless
+    ``kernels`` is off. With ``precision: bfloat16`` synapses multiply in bfloat16, on the CPU only where their input's
+    gradient needs it; currents, statistics and membranes stay float32.
     """
 
-    def __init__(self, synapse: nn.Module, norm: nn.Module, neuron: config.Neuron) -> None:
+    def __init__(self, synapse: nn.Module, norm: nn.BatchNorm1d | nn.BatchNorm2d, neuron: config.Neuron) -> None:
         super().__init__()
         self.synapse = synapse
         self.norm = norm
         self.lif = LIF(neuron)
+        self.kernels = True
+        self.precision: Precision = "float32"
 
-    def forward(self, spikes: Tensor) -> Tensor:
-        """Spikes (T, B, ...) for a spike train (T, B, ...)."""
-        current = self.norm(self.synapse(spikes.flatten(0, 1)))
-        return self.lif(current.unflatten(0, spikes.shape[:2]))
+    def forward(self, x: Tensor, *, readout: Tensor | None = None, steps: int | None = None) -> Tensor:
+        """Spikes (T, B, ...) for a spike train (T, B, ...), or with ``readout`` (T,) their sum (B, ...) so weighted.
 
-    def forward_constant(self, x: Tensor, steps: int) -> Tensor:
-        """Spikes (steps, B, ...) for an input (B, ...) that is the same at every step.
-
-        Synapse and norm see it once: all steps have the same current, hence the same mean and variance.
+        With ``steps`` the input is (B, ...), a current that is the same at every step. Synapse and norm then see it
+        once: all steps have the same current, hence the same mean and variance.
         """
-        current = self.norm(self.synapse(x))
-        return self.lif(current.expand(steps, *current.shape))
+        flat, constant = (x.flatten(0, 1), False) if steps is None else (x, True)
+        steps = len(x) if steps is None else steps
+        if self.kernels and kernels.usable(x):
+            if not constant and isinstance(self.synapse, events.Convolution) and events.supports(self.synapse):
+                current = events.apply_synapse(flat, self.synapse, self.precision)
+            else:
+                current = self.synapse(flat)
+            return events.norm_lif(current, self.norm, self.lif.settings, steps, constant, readout)
+        current = self.norm(self._current(flat))
+        current = current.expand(steps, *current.shape) if constant else current.unflatten(0, (steps, -1))
+        spikes = self.lif(current)
+        return spikes if readout is None else torch.tensordot(readout, spikes, dims=1)
+
+    def _current(self, x: Tensor) -> Tensor:
+        with torch.autocast(x.device.type, torch.bfloat16, enabled=self.precision == "bfloat16"):
+            return self.synapse(x).to(x.dtype)
 
     def step(self, x: Tensor, v: Tensor | None) -> tuple[Tensor, Tensor]:
         """One time step on (B, ...): spikes and membranes. ``v`` is None at the first step."""
-        current = self.norm(self.synapse(x))
+        current = self.norm(self._current(x))
         return self.lif.step(current, self.lif.rest(current) if v is None else v)
 
 
@@ -54,3 +75,17 @@ def conv_transpose(neuron: config.Neuron, c_in: int, c_out: int) -> SpikingLayer
 def linear(neuron: config.Neuron, n_in: int, n_out: int) -> SpikingLayer:
     """Linear + BatchNorm + LIF."""
     return SpikingLayer(nn.Linear(n_in, n_out, bias=False), nn.BatchNorm1d(n_out), neuron)
+
+
+def use_kernels(module: nn.Module, on: bool) -> None:
+    """Switch this package's CPU kernels on or off in all layers of ``module``."""
+    for layer in module.modules():
+        if isinstance(layer, SpikingLayer):
+            layer.kernels = on
+
+
+def set_precision(module: nn.Module, precision: Precision) -> None:
+    """Set the precision of the synapses in all layers of ``module``."""
+    for layer in module.modules():
+        if isinstance(layer, SpikingLayer):
+            layer.precision = precision

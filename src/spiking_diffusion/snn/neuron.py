@@ -1,4 +1,4 @@
-"""The leaky integrate-and-fire neuron, Eq. 1-3 of the paper, by SpikingJelly or as one fused kernel."""
+"""The leaky integrate-and-fire neuron, Eq. 1-3 of the paper."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ from spikingjelly.activation_based import functional, surrogate
 from torch import Tensor, nn
 
 from spiking_diffusion import config
-from spiking_diffusion.snn.fused import fused_lif
 
 
 class LIF(nn.Module):
@@ -25,14 +24,11 @@ class LIF(nn.Module):
     Membranes start at V_reset in every call, so no state can leak from one batch into the next; whoever
     steps through time by hand keeps the membrane that ``step`` returns.
 
-    SpikingJelly computes it; where ``fused`` is set and the tensors are on the CPU, one compiled kernel does,
-    with the same results to the bit (``spiking_diffusion.snn.fused``).
     """
 
     def __init__(self, settings: config.Neuron) -> None:
         super().__init__()
         self.settings = settings
-        self.fused = False
         self._dynamics: dict[str, Any] = {
             "tau": float(settings.tau),
             "decay_input": True,
@@ -44,8 +40,6 @@ class LIF(nn.Module):
 
     def forward(self, current: Tensor) -> Tensor:
         """Spikes (T, ...) in {0, 1} for an input current (T, ...)."""
-        if self.fused and not current.is_cuda:  # on CUDA, SpikingJelly has kernels of its own
-            return fused_lif(current, self.settings)
         spikes, _, _ = functional.lif_multi_step(current, self.rest(current[0]), **self._dynamics)
         return spikes
 
@@ -59,10 +53,3 @@ class LIF(nn.Module):
 
     def extra_repr(self) -> str:
         return f"tau={self.settings.tau}, v_threshold={self.settings.v_threshold}, v_reset={self.settings.v_reset}"
-
-
-def use_fused(module: nn.Module, fused: bool = True) -> None:
-    """Let all LIF layers of ``module`` use the fused kernel, which pays where they run for minutes."""
-    for layer in module.modules():
-        if isinstance(layer, LIF):
-            layer.fused = fused

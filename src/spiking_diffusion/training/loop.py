@@ -13,15 +13,17 @@ from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
+from torch.backends.cpu import get_cpu_capability
 from tqdm import tqdm
 
 from spiking_diffusion import artifacts, config
 from spiking_diffusion.errors import UserError
 from spiking_diffusion.randomness import generator
-from spiking_diffusion.snn import use_fused
+from spiking_diffusion.snn import set_precision
 
 log = logging.getLogger(__name__)
 History = list[dict[str, float]]
+CHECK_EVERY = 50
 
 
 class Task(Protocol):
@@ -56,14 +58,24 @@ def fit(
 
     A checkpoint is left in ``work`` after each epoch. Where one with the same ``identity`` is there, training
     goes on from it; order and noise of an epoch depend on (seed, epoch) alone, so the result is the same as
-    without the interruption. Raises UserError if the loss is not finite, before the update.
+    without the interruption. Raises UserError if the batch is larger than the data, and if loss or gradient are not
+    finite: before the update on the CPU, within CHECK_EVERY steps and before the checkpoint on a GPU, where looking
+    at each step would keep it waiting.
     """
     from torch.utils.tensorboard import SummaryWriter  # slow to import, and stages that only load models come by here
 
     name = f"{identity['stage']} {identity['name']}"
-    use_fused(task.module)
+    if settings.batch_size > task.size:
+        raise UserError(
+            f"{name}: train.batch_size is {settings.batch_size}, but there are only {task.size} training examples: "
+            "take a smaller batch"
+        )
+    set_precision(task.module, settings.precision)
+    if settings.precision == "bfloat16" and device.type == "cpu" and "AVX512" not in get_cpu_capability():
+        log.warning("%s: this processor multiplies bfloat16 slowly: precision: float32 is faster here", name)
+    parameters = list(task.module.parameters())
     optimiser = torch.optim.AdamW(
-        task.module.parameters(),
+        parameters,
         lr=settings.lr,
         betas=(settings.betas[0], settings.betas[1]),
         weight_decay=settings.weight_decay,
@@ -79,26 +91,20 @@ def fit(
         noise = generator(device, seed, name, "noise", epoch)
         sums: dict[str, Tensor] = defaultdict(lambda: torch.zeros((), device=device))
         task.module.train()
-        steps = tqdm(
-            order.split(settings.batch_size), desc=f"{name} {epoch}/{settings.epochs}", leave=False, disable=None
-        )
-        for step, index in enumerate(steps):
+        parts = order.split(settings.batch_size)
+        for step, index in enumerate(tqdm(parts, desc=f"{name} {epoch}/{settings.epochs}", leave=False, disable=None)):
             progress = ((epoch - 1) * per_epoch + step) / (settings.epochs * per_epoch)
-            terms = task.loss(index, noise, progress)
-            if not torch.isfinite(terms["loss"]):
-                last = f"{history[-1]['loss']:.4g} after epoch {len(history)}" if history else "none yet"
-                raise UserError(
-                    f"{name}: the loss is {terms['loss'].item()} at epoch {epoch}, "
-                    f"step {step} (lr {settings.lr}, last finite epoch loss {last}): "
-                    "the update was not made; lower train.lr and run again"
-                )
             for group in optimiser.param_groups:
                 group["lr"] = learning_rate(settings, progress)
             optimiser.zero_grad(set_to_none=True)
+            terms = task.loss(index, noise, progress)
             terms["loss"].backward()
-            optimiser.step()
-            for key, value in terms.items():
+            gradient = torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
+            for key, value in {**terms, "gradient_norm": gradient}.items():
                 sums[key] += value.detach() * len(index)
+            if device.type == "cpu" or (step + 1) % CHECK_EVERY == 0 or step + 1 == len(parts):
+                _check_finite(f"{name}: epoch {epoch}, step {step}", terms["loss"], gradient, sums, history, settings)
+            optimiser.step()
         task.module.eval()
         with torch.no_grad():
             row = {"epoch": epoch, **{k: float(v) / task.size for k, v in sums.items()}, **task.validate()}
@@ -110,6 +116,18 @@ def fit(
     board.close()
     task.module.eval()
     return history
+
+
+def _check_finite(
+    where: str, loss: Tensor, gradient: Tensor, sums: dict[str, Tensor], history: History, settings: config.Train
+) -> None:
+    if torch.isfinite(sums["loss"] + sums["gradient_norm"]):
+        return
+    last = f"{history[-1]['loss']:.4g} after epoch {len(history)}" if history else "none yet"
+    raise UserError(
+        f"{where}: the loss is {loss.item()} and its gradient {gradient.item()} (lr {settings.lr}, last finite epoch "
+        f"loss {last}): nothing of this epoch is kept; lower train.lr and run again"
+    )
 
 
 def learning_rate(settings: config.Train, progress: float) -> float:

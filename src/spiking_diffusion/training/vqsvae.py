@@ -31,6 +31,10 @@ class VQSVAETask:
 
     def loss(self, index: Tensor, noise: torch.Generator, progress: float) -> dict[str, Tensor]:
         images = to_unit(self.images[index.to(self.device)])
+        if progress == 0 and self.settings.codebook.init == "kmeans":
+            with torch.no_grad():
+                features = self.module.readout(self.module.encoder(images))
+            self.module.codebook.place(features, noise)
         out = self.module(images)
         self.module.codebook.update(out.z_e, out.tokens, noise)
         return vqsvae_loss(out, images, self.variance, self.settings)

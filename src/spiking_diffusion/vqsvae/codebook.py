@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import warnings
+
 import torch
 from torch import Tensor, nn
 
 from spiking_diffusion import config
+from spiking_diffusion.errors import UserError
 
 DEAD, FRESH = 0.1, 0.2
 """Shares of an even use of all codes: below DEAD a code counts as dead, FRESH is what a restarted one begins with.
@@ -35,6 +38,23 @@ class Codebook(nn.Module):
             self.register_buffer("codes", codes)
             self.register_buffer("counts", torch.zeros(settings.size))
             self.register_buffer("sums", torch.zeros(settings.size, dim))
+
+    @torch.no_grad()
+    def place(self, features: Tensor, generator: torch.Generator) -> None:
+        """``init: kmeans``: move the codes to the centres of features (B, C, h, w), which must outnumber them."""
+        from sklearn.cluster import KMeans  # slow to import
+
+        x = features.detach().movedim(1, -1).flatten(0, -2).float().cpu().numpy()
+        if len(x) < self.settings.size:
+            raise UserError(
+                f"codebook.init is kmeans, but a batch has only {len(x)} features for {self.settings.size} codes: "
+                "use larger batches or fewer codes"
+            )
+        seed = int(torch.randint(2**31, (), generator=generator, device=generator.device))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # equal features give equal centres, which restart_dead spreads again
+            centres = KMeans(self.settings.size, n_init=1, random_state=seed).fit(x).cluster_centers_
+        self.codes.copy_(torch.from_numpy(centres))
 
     def nearest(self, features: Tensor) -> Tensor:
         """Features (B, C, h, w) -> tokens (B, h, w), the lower index where two codes are equally near.

@@ -67,7 +67,7 @@ class VQSVAE(nn.Module):
 
     def generate_spikes(self, z_q: Tensor) -> Tensor:
         """Adaptive spike generator: features (B, C, h, w), fed at each step -> spikes (T, B, C, h, w)."""
-        return self.asg.forward_constant(z_q, self.settings.T)
+        return self.asg(z_q, steps=self.settings.T)
 
     def decode(self, tokens: Tensor) -> Tensor:
         """Tokens (B, h, w) in [0, K) -> images (B, C_in, H, W) in [0, 1]."""

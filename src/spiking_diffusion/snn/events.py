@@ -1,0 +1,260 @@
+"""A spiking layer on the CPU whose cost goes with its spikes.
+
+A synapse adds, for each spike, the weights that leave it: an accumulation in place of the multiplications with 0
+and 1 of a dense convolution. Its weight gradient visits the same spikes; the gradient of its input is dense and
+PyTorch's. Normalisation and LIF are one pass forward and one backward that computes the membranes again instead of
+keeping them. All in float32 (``kernels.cpp``), as exact as the layers of PyTorch and SpikingJelly that they replace.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from spiking_diffusion import config
+from spiking_diffusion.snn.kernels import library
+
+Convolution = nn.Conv2d | nn.ConvTranspose2d
+LANES, CACHE = 16, 600_000  # floats of a vector register; bytes of weights that stay near the processor
+
+
+class _Events(ctypes.Structure):
+    _fields_ = (("channel", ctypes.c_void_p), ("start", ctypes.c_void_p))
+
+
+class _Synapse(ctypes.Structure):
+    _fields_ = (
+        *((name, ctypes.c_int64) for name in ("images", "positions_in", "positions_out")),
+        *((name, ctypes.c_int64) for name in ("channels_in", "channels_out", "elements")),
+        *((name, ctypes.c_void_p) for name in ("start", "source", "element")),
+    )
+
+
+class _Neurons(ctypes.Structure):
+    _fields_ = (
+        *((name, ctypes.c_int64) for name in ("steps", "rows", "channels", "constant")),
+        *((name, ctypes.c_float) for name in ("tau", "threshold", "reset", "alpha")),
+        ("detach_reset", ctypes.c_int64),
+        ("readout", ctypes.c_void_p),
+    )
+
+
+def _call(function: str, *args: Any) -> None:
+    """Call a kernel; tensors become pointers, integers 64 bits, and the number of threads comes last."""
+    converted = [
+        ctypes.c_void_p(a.data_ptr()) if isinstance(a, Tensor)
+        else ctypes.byref(a) if isinstance(a, ctypes.Structure)
+        else ctypes.c_int64(a)
+        for a in args
+    ]  # fmt: skip
+    kernels = library()
+    assert kernels is not None
+    getattr(kernels, function)(*converted, ctypes.c_int(torch.get_num_threads()))
+
+
+def channels_last(x: Tensor) -> Tensor:
+    """(N, C, H, W) as rows (N, H, W, C), contiguous; (N, C) as it is. Copies only what lies otherwise."""
+    return (x.movedim(1, -1) if x.dim() > 2 else x).contiguous()
+
+
+# --- synapses -------------------------------------------------------------------------------------------
+
+
+class Geometry(NamedTuple):
+    """For each output position, in order: which input positions reach it, and through which kernel element."""
+
+    shape: tuple[int, int]  # of the output
+    start: Tensor
+    source: Tensor
+    element: Tensor
+
+
+@functools.cache
+def geometry(
+    height: int, width: int, kernel: int, stride: int, padding: int, output_padding: int, transposed: bool
+) -> Geometry:
+    """Geometry of a square convolution on (height, width)."""
+    size = height, width
+    if transposed:
+        out = [(n - 1) * stride - 2 * padding + kernel + output_padding for n in size]
+    else:
+        out = [(n + 2 * padding - kernel) // stride + 1 for n in size]
+    start, source, element = [0], [], []
+    for y in range(out[0]):
+        for x in range(out[1]):
+            for i in range(kernel):
+                for j in range(kernel):
+                    if transposed:
+                        (row, above), (column, left) = divmod(y + padding - i, stride), divmod(x + padding - j, stride)
+                        hit = not above and not left
+                    else:
+                        row, column, hit = y * stride + i - padding, x * stride + j - padding, True
+                    if hit and 0 <= row < height and 0 <= column < width:
+                        source.append(row * width + column)
+                        element.append(i * kernel + j)
+            start.append(len(source))
+    return Geometry((out[0], out[1]), *(torch.tensor(table, dtype=torch.int32) for table in (start, source, element)))
+
+
+def supports(synapse: nn.Module) -> bool:
+    """Whether the synapse is a convolution that ``apply_synapse`` can do."""
+    return (
+        isinstance(synapse, Convolution)
+        and synapse.bias is None
+        and synapse.groups == 1
+        and synapse.dilation == (1, 1)
+        and all(len(set(pair)) == 1 for pair in (synapse.kernel_size, synapse.stride, synapse.padding))
+        and synapse.in_channels < 2**16
+    )
+
+
+class _ApplySynapse(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, spikes: Tensor, weight: Tensor, synapse: Convolution, precision: str) -> Tensor:
+        transposed = isinstance(synapse, nn.ConvTranspose2d)
+        images, channels_in, height, width = spikes.shape
+        kernel, stride, padding = synapse.kernel_size[0], synapse.stride[0], synapse.padding[0]
+        extra = synapse.output_padding[0] if transposed else 0
+        where = geometry(height, width, kernel, stride, int(padding), extra, transposed)
+
+        rows, threads = channels_last(spikes.detach()), torch.get_num_threads()
+        counts = torch.empty(images * height * width, dtype=torch.int64)
+        _call("count_spikes", rows, len(counts), channels_in, counts)
+        start = F.pad(counts.cumsum(0), (1, 0))
+        channel = torch.empty(int(start[-1]), dtype=torch.uint16)
+        _call("list_spikes", rows, len(counts), channels_in, start, channel)
+
+        weights = weight.detach().movedim((0, 1), (2, 3) if transposed else (3, 2)).flatten(0, 1)  # (element, in, out)
+        channels_out = weights.shape[2]
+        lanes = 4
+        while lanes > 1 and (
+            lanes * LANES * weights.shape[0] * channels_in * 4 > CACHE or lanes * LANES * threads > channels_out
+        ):
+            lanes //= 2
+        block = lanes * LANES
+        blocked = F.pad(weights, (0, -channels_out % block)).unflatten(2, (-1, block)).movedim(2, 0).contiguous()
+        shape = _Synapse(
+            images, height * width, where.shape[0] * where.shape[1], channels_in, channels_out, weights.shape[0],
+            where.start.data_ptr(), where.source.data_ptr(), where.element.data_ptr(),
+        )  # fmt: skip
+        out = torch.empty(images, *where.shape, channels_out)
+        _call("synapse_apply", _Events(channel.data_ptr(), start.data_ptr()), shape, lanes, blocked, out)
+        ctx.save_for_backward(channel, start, weight)
+        ctx.shape, ctx.lanes, ctx.blocked, ctx.kernel = shape, lanes, blocked.shape, kernel
+        ctx.stride, ctx.padding, ctx.transposed, ctx.precision = stride, int(padding), transposed, precision
+        ctx.extra = [(n + 2 * int(padding) - kernel) % stride for n in (height, width)]
+        return out.movedim(-1, 1)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:
+        channel, start, weight = ctx.saved_tensors
+        rows = channels_last(grads[0])
+        grad_input = grad_weight = None
+        if ctx.needs_input_grad[0]:
+            dtype = getattr(torch, ctx.precision)
+            grad, w = rows.movedim(-1, 1).to(dtype), weight.to(dtype, memory_format=torch.channels_last)
+            if ctx.transposed:
+                grad_input = F.conv2d(grad, w, None, ctx.stride, ctx.padding).float()
+            else:
+                grad_input = F.conv_transpose2d(grad, w, None, ctx.stride, ctx.padding, ctx.extra).float()
+        if ctx.needs_input_grad[1]:
+            found = torch.zeros(ctx.blocked)  # (block, element, in, lanes)
+            events = _Events(channel.data_ptr(), start.data_ptr())
+            _call("synapse_weight_gradient", events, ctx.shape, ctx.lanes, rows, found)
+            found = found.movedim(0, 2).flatten(2)[:, :, : ctx.shape.channels_out].unflatten(0, (ctx.kernel, -1))
+            grad_weight = found.movedim((2, 3), (0, 1) if ctx.transposed else (1, 0)).contiguous()
+        return grad_input, grad_weight, None, None
+
+
+def apply_synapse(spikes: Tensor, synapse: Convolution, precision: str = "float32") -> Tensor:
+    """``synapse(spikes)`` for spikes (N, C_in, H, W) in {0, 1}: (N, C_out, H', W').
+
+    ``precision`` is that of the input's gradient: ``float32`` or ``bfloat16``.
+    """
+    out = _ApplySynapse.apply(spikes, synapse.weight, synapse, precision)
+    assert isinstance(out, Tensor)
+    return out
+
+
+# --- normalisation and LIF ------------------------------------------------------------------------------
+
+
+class _NormLIF(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        x: Tensor,
+        gamma: Tensor,
+        beta: Tensor,
+        mean: Tensor,
+        rstd: Tensor,
+        neurons: _Neurons,
+        readout: Tensor | None,
+        batch: bool,
+    ) -> Tensor:
+        """x (rows of all steps, C), contiguous -> spikes (steps, rows, C), or their weighted sum (1, rows, C)."""
+        scale = gamma.detach() * rstd
+        shift = beta.detach() - mean * scale
+        spikes = x.new_empty(1 if readout is not None else neurons.steps, neurons.rows, neurons.channels)
+        _call("lif", neurons, x.detach(), scale, shift, spikes)
+        ctx.save_for_backward(x, mean, rstd, scale, shift)
+        ctx.neurons, ctx.readout, ctx.batch = neurons, readout, batch  # neurons hold a pointer to the readout
+        return spikes
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        x, mean, rstd, scale, shift = ctx.saved_tensors
+        rows, channels = x.shape
+        grad = torch.empty_like(x)
+        sums = torch.empty(2, channels, dtype=torch.float64)
+        _call("lif_backward", ctx.neurons, x, mean, scale, shift, grads[0].contiguous(), grad, sums[0], sums[1])
+        grad_beta, grad_gamma = sums[0], sums[1] * rstd
+        if ctx.batch:  # the mean and the variance depend on x too
+            b = -(scale * rstd * grad_gamma / rows).float()
+            c = -(scale * grad_beta / rows).float() - b * mean
+        else:
+            b = c = torch.zeros(channels)
+        _call("affine", grad, x, rows, channels, scale, b, c)
+        return grad, grad_gamma.float(), grad_beta.float(), None, None, None, None, None
+
+
+def norm_lif(
+    x: Tensor,
+    norm: nn.BatchNorm1d | nn.BatchNorm2d,
+    settings: config.Neuron,
+    steps: int,
+    constant: bool = False,
+    readout: Tensor | None = None,
+) -> Tensor:
+    """Batch normalisation and LIF: currents (steps * B, C, ...) -> spikes (steps, B, C, ...).
+
+    With ``constant`` currents are (B, C, ...), those of every step. With ``readout`` (steps,) the result is the sum
+    of the spikes (B, C, ...) with these weights. Running statistics move as ``norm`` moves them.
+    """
+    flat = channels_last(x)
+    shape, rows = flat.shape, flat.view(-1, x.shape[1])
+    neurons = _Neurons(
+        steps, len(rows) if constant else len(rows) // steps, rows.shape[1], constant,
+        settings.tau, settings.v_threshold, settings.v_reset, settings.alpha, settings.detach_reset,
+        readout.data_ptr() if readout is not None else None,
+    )  # fmt: skip
+    assert norm.running_mean is not None and norm.running_var is not None and norm.num_batches_tracked is not None
+    if norm.training:
+        assert norm.momentum is not None
+        mean, variance = torch.empty_like(norm.running_mean), torch.empty_like(norm.running_var)
+        _call("moments", rows.detach(), *rows.shape, mean, variance)
+        with torch.no_grad():
+            norm.running_mean.lerp_(mean, norm.momentum)
+            norm.running_var.lerp_(variance * (len(rows) / (len(rows) - 1)), norm.momentum)
+            norm.num_batches_tracked.add_(1)
+    else:
+        mean, variance = norm.running_mean, norm.running_var
+    rstd = (variance + norm.eps).rsqrt()
+    spikes = _NormLIF.apply(rows, norm.weight, norm.bias, mean, rstd, neurons, readout, norm.training)
+    spikes = spikes.view(len(spikes), -1, *shape[1:]).movedim(-1, 2)
+    return spikes if readout is None else spikes[0]
