@@ -202,11 +202,15 @@ def _fsvae(run: RunSettings, batch: int, device: torch.device, excitation: float
 
 
 def _sample(run: RunSettings, batch: int, device: torch.device, excitation: float) -> Pair:
-    model, baseline, diffusion = _denoisers(run, device, excitation)
-    model.eval()
-    baseline.eval()
+    model, _, diffusion = _denoisers(run, device, excitation)
     noise = generator(device, 0, "bench")
     shape = (batch, 7, 7)
+    with torch.no_grad():  # running statistics of real passes, or hardly a neuron would fire
+        for _ in range(20):
+            t = diffusion.draw_t(batch, noise, device)
+            model(diffusion.q_sample(torch.randint(diffusion.size, shape, generator=noise, device=device), t, noise), t)
+    model.eval()
+    baseline = plain.PlainSDID(model).eval()
     return (
         model,
         lambda: sample_ancestral(model, diffusion, shape, 1.0, noise, device),
