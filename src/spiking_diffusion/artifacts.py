@@ -24,6 +24,16 @@ def data_path(dataset: str) -> Path:
     return Path("results/data", f"{dataset}.npz")
 
 
+def card_path(dataset: str) -> Path:
+    """What is in a dataset and where it came from, as JSON."""
+    return data_path(dataset).with_suffix(".card.json")
+
+
+def sheet_path(dataset: str) -> Path:
+    """Some images of every class in one picture."""
+    return data_path(dataset).with_suffix(".png")
+
+
 def classifier_path(dataset: str) -> Path:
     """The classifier whose features the ``classifier`` protocol compares."""
     return Path("results/classifiers", f"{dataset}.safetensors")

@@ -51,4 +51,4 @@ def _key(location: tuple[int | str, ...], where: str) -> str:
     return ".".join(([where] if where else []) + parts) or "the file"
 
 
-_BRANCH = re.compile(r"^(literal\[|constrained-|function-|float$|int$)")
+_BRANCH = re.compile(r"^(literal\[|constrained-|function-|file to download$|file on disk$|float$|int$)")

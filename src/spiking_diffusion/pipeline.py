@@ -37,7 +37,7 @@ _VQSVAE = ("data/images.py", "snn", "training/devices.py", "training/weights.py"
 _FSVAE = ("data/images.py", "fsvae", "snn", "training/devices.py", "training/weights.py")
 
 STAGES = {
-    "fetch": Stage((), ("data",)),
+    "fetch": Stage((), ("data", "reporting/picture.py")),
     "classifier": Stage((), ("data/images.py", "metrics/classifier.py", "training/devices.py", "training/weights.py")),
     "vqsvae": Stage(
         ("seed", "neuron", "vqsvae"), (*_VQSVAE, "training/loop.py", "training/stage.py", "training/vqsvae.py")

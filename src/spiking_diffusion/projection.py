@@ -1,8 +1,8 @@
 """``dvc.yaml``, generated: the pipeline's stages as DVC sees them.
 
-Stages loop over the names in ``params.yaml``, so a new run or dataset needs no new text; only a change of
-a suite's list does, since DVC cannot loop over the files of one stage. ``make generated`` writes the file, and a
-test compares it with this module and with Snakemake's graph.
+Stages loop over the names in ``params.yaml``, so a new run needs no new text; a dataset and a change of a suite's list
+do, since DVC cannot loop over the files of one stage. ``make generated`` writes the file, and a test compares it with
+this module and with Snakemake's graph.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from typing import Any
 import yaml
 
 from spiking_diffusion.artifacts import (
+    card_path,
     classifier_path,
     data_path,
     history_path,
@@ -21,6 +22,7 @@ from spiking_diffusion.artifacts import (
     reconstructions_path,
     samples_path,
     settings_path,
+    sheet_path,
     tokens_path,
 )
 from spiking_diffusion.config import Params
@@ -40,7 +42,12 @@ def dvc_yaml(params: Params) -> str:
     data, classifier = data_path("${item.dataset}"), classifier_path("${item.dataset}")
     one, of_dataset = "${key}", data_path("${key}")
 
-    stages["fetch"] = _loop("datasets", "fetch", [], ["datasets.${key}"], [of_dataset])
+    # listed by name: one that is missing here is missing from the graph, not fetched without heed of its own files
+    if remote := [name for name, dataset in params.datasets.items() if not dataset.paths]:
+        stages["fetch"] = {"foreach": remote, "do": _fetch("${item}", [])}
+    for name, dataset in params.datasets.items():
+        if dataset.paths:
+            stages[f"fetch-{name}"] = _fetch(name, dataset.paths)
     stages["classifier"] = _loop(
         "datasets", "classifier", [of_dataset], ["classifier", "datasets.${key}"], [classifier_path(one)]
     )
@@ -74,6 +81,13 @@ def _stage(
         "params": params,
         "outs": [*map(str, outs), *(str(settings_path(out)) for out in outs)],
     }
+
+
+def _fetch(dataset: str, paths: list[Path]) -> dict[str, Any]:
+    out = data_path(dataset)
+    stage = _stage(out, "fetch", "fetch", paths, [f"datasets.{dataset}"], [out])
+    stage["outs"] += [str(card_path(dataset)), str(sheet_path(dataset))]
+    return stage
 
 
 def _loop(

@@ -1,19 +1,23 @@
-"""Readers of dataset files against bytes made by hand."""
+"""Readers of dataset files against bytes made by hand; what is wrong with them is said by name."""
 
 import gzip
 import io
+import pickle
 import struct
 import tarfile
 import zipfile
+from pathlib import Path
 
 import numpy as np
 import pytest
 from sklearn.datasets import load_digits
 
-from spiking_diffusion.data.formats import parse_idx, read_dataset
+from spiking_diffusion.config import FORMATS, Dataset
+from spiking_diffusion.data import formats
+from spiking_diffusion.data.formats import read_idx
 from spiking_diffusion.errors import UserError
 
-IMAGES = np.arange(3 * 4 * 8, dtype=np.uint8).reshape(3, 4, 8)
+IMAGES = (np.arange(3 * 8 * 12) % 251).astype(np.uint8).reshape(3, 8, 12)
 LABELS = np.array([2, 0, 1], np.uint8)
 
 
@@ -22,9 +26,25 @@ def idx(array):
     return struct.pack(f">BBBB{array.ndim}I", 0, 0, 8, array.ndim, *array.shape) + array.tobytes()
 
 
-def refusal(kind, shape, files):
+def read_dataset(kind, shape, files, classes=26, resize="none"):
+    """The files read by the entry that says so."""
+    entry = {
+        "title": "some",
+        "format": kind,
+        "shape": list(shape),
+        "resize": resize,
+        "classes": classes,
+        "split": {"validation": 1, "test": 0, "seed": 0},
+        "licence": "",
+        "citation": "",
+        "files": {role: {"path": "x"} for role in FORMATS[kind]},
+    }
+    return formats.read_dataset(Dataset.model_validate(entry), files)
+
+
+def refusal(kind, shape, files, **entry):
     with pytest.raises(UserError) as caught:
-        read_dataset(kind, shape, files)
+        read_dataset(kind, shape, files, **entry)
     assert "\n" not in str(caught.value)
     return str(caught.value)
 
@@ -33,8 +53,8 @@ def refusal(kind, shape, files):
 
 
 @pytest.mark.parametrize("array", [LABELS, IMAGES, IMAGES[:1]], ids=["labels", "images", "one"])
-def test_parse_idx(array):
-    parsed = parse_idx(idx(array), array.ndim)
+def test_read_idx(array):
+    parsed = read_idx(io.BytesIO(idx(array)), array.ndim)
     assert parsed.dtype == np.uint8
     np.testing.assert_array_equal(parsed, array)
 
@@ -53,16 +73,28 @@ GOOD = idx(IMAGES)
         pytest.param(GOOD[:15], 3, id="header cut short"),
         pytest.param(GOOD[:-1], 3, id="body cut short"),
         pytest.param(GOOD + b"\0", 3, id="one byte more"),
-        pytest.param(GOOD[:4] + struct.pack(">III", 4, 4, 8) + GOOD[16:], 3, id="more images in header"),
-        pytest.param(GOOD[:4] + struct.pack(">III", 2, 4, 8) + GOOD[16:], 3, id="fewer images in header"),
-        pytest.param(GOOD[:4] + struct.pack(">III", 0, 4, 8), 3, id="no images"),
-        pytest.param(GOOD[:4] + struct.pack(">iii", -3, -4, 8) + GOOD[16:], 3, id="negative sizes"),
+        pytest.param(GOOD[:4] + struct.pack(">III", 4, 8, 12) + GOOD[16:], 3, id="more images in header"),
+        pytest.param(GOOD[:4] + struct.pack(">III", 2, 8, 12) + GOOD[16:], 3, id="fewer images in header"),
+        pytest.param(GOOD[:4] + struct.pack(">III", 0, 8, 12), 3, id="no images"),
+        pytest.param(GOOD[:4] + struct.pack(">iii", -3, -8, 12) + GOOD[16:], 3, id="negative sizes"),
         pytest.param(GOOD[:4] + struct.pack(">III", 2**30, 2**30, 2**4), 3, id="product overflows to 0"),
     ],
 )
-def test_parse_idx_refuses(raw, rank):
+def test_read_idx_refuses(raw, rank):
     with pytest.raises(ValueError):
-        parse_idx(raw, rank)
+        read_idx(io.BytesIO(raw), rank)
+
+
+def test_no_more_is_unpacked_than_the_header_says(four):
+    """A hundred times as much behind a true header, and a header that promises terabytes."""
+    bomb = gzip.compress(GOOD + bytes(99 * len(GOOD)))
+    assert f"more than the {IMAGES.size} bytes" in refusal("idx", (1, 8, 12), four("train_images", bomb))
+    with gzip.open(four("train_images", bomb)["train_images"]) as file:
+        with pytest.raises(ValueError):
+            read_idx(file, 3)
+        assert file.tell() == 16 + IMAGES.size + 1
+    huge = gzip.compress(GOOD[:4] + struct.pack(">III", 2**31 - 1, 8, 12) + GOOD[16:])
+    assert "its header says (2147483647, 8, 12)" in refusal("idx", (1, 8, 12), four("train_images", huge))
 
 
 @pytest.fixture
@@ -83,7 +115,7 @@ def four(tmp_path):
 
 def test_idx_dataset(four):
     other = IMAGES[::-1].copy()
-    arrays = read_dataset("idx", (1, 4, 8), four("test_images", gzip.compress(idx(other))))
+    arrays = read_dataset("idx", (1, 8, 12), four("test_images", gzip.compress(idx(other))))
     assert set(arrays) == {"train", "test"}
     np.testing.assert_array_equal(arrays["train"][0], IMAGES[:, None])
     np.testing.assert_array_equal(arrays["test"][0], other[:, None])
@@ -108,35 +140,49 @@ PACKED = gzip.compress(GOOD)
     ],
 )
 def test_damaged_idx_file_is_refused_by_name(four, raw):
-    assert "train_images.gz" in refusal("idx", (1, 4, 8), four("train_images", raw))
+    assert "train_images.gz" in refusal("idx", (1, 8, 12), four("train_images", raw))
 
 
 def test_wrong_shape_is_refused(four):
-    message = refusal("idx", (1, 8, 4), four("train_labels", gzip.compress(idx(LABELS))))
-    assert "(1, 4, 8)" in message
-    assert "(1, 8, 4)" in message
+    message = refusal("idx", (1, 12, 8), four("train_labels", gzip.compress(idx(LABELS))))
+    assert "[1, 8, 12]" in message
+    assert "[1, 12, 8]" in message
+
+
+@pytest.mark.parametrize("classes", [1, 2])
+def test_labels_out_of_range(four, classes):
+    message = refusal("idx", (1, 8, 12), four("train_labels", gzip.compress(idx(LABELS))), classes=classes)
+    assert f"a train label 2, params.yaml says {classes} classes, 0 to {classes - 1}" in message
+    assert read_dataset("idx", (1, 8, 12), four("train_labels", gzip.compress(idx(LABELS))), classes=3)
+
+
+def test_a_single_image_is_read(four):
+    four("train_labels", gzip.compress(idx(LABELS[:1])))
+    images, labels = read_dataset("idx", (1, 8, 12), four("train_images", gzip.compress(idx(IMAGES[:1]))))["train"]
+    np.testing.assert_array_equal(images, IMAGES[:1, None])
+    assert labels.tolist() == [2]
 
 
 def test_images_and_labels_that_do_not_belong_together(four):
-    message = refusal("idx", (1, 4, 8), four("test_labels", gzip.compress(idx(LABELS[:2]))))
+    message = refusal("idx", (1, 8, 12), four("test_labels", gzip.compress(idx(LABELS[:2]))))
     assert "3 test images" in message
     assert "2 labels" in message
 
 
 # --- EMNIST ---------------------------------------------------------------------------------------------
 
-UPRIGHT = np.zeros((2, 4, 8), np.uint8)
-UPRIGHT[0, 0, 7] = 200  # top right
-UPRIGHT[1, 3, 0] = 100  # bottom left
+UPRIGHT = np.zeros((2, 8, 12), np.uint8)
+UPRIGHT[0, 0, 11] = 200  # top right
+UPRIGHT[1, 7, 0] = 100  # bottom left
 
 
-def emnist(path, leave_out="", cut=None):
+def emnist(path, leave_out="", cut=None, labels=(1, 26), after=b""):
     """NIST's archive with Letters, stored transposed and labelled from 1, beside another member."""
     members = {"gzip/emnist-digits-train-labels-idx1-ubyte.gz": b"ignored"}
     for split in ("train", "test"):
         prefix = f"gzip/emnist-letters-{split}"
-        members[f"{prefix}-images-idx3-ubyte.gz"] = gzip.compress(idx(UPRIGHT.transpose(0, 2, 1).copy()))
-        members[f"{prefix}-labels-idx1-ubyte.gz"] = gzip.compress(idx(np.array([1, 26], np.uint8)))
+        members[f"{prefix}-images-idx3-ubyte.gz"] = gzip.compress(idx(UPRIGHT.transpose(0, 2, 1).copy()) + after)
+        members[f"{prefix}-labels-idx1-ubyte.gz"] = gzip.compress(idx(np.array(labels, np.uint8)))
     with zipfile.ZipFile(path, "w") as archive:
         for name, raw in members.items():
             if not leave_out or leave_out not in name:
@@ -146,7 +192,7 @@ def emnist(path, leave_out="", cut=None):
 
 
 def test_emnist_is_turned_upright_and_labelled_from_0(tmp_path):
-    arrays = read_dataset("emnist-zip", (1, 4, 8), emnist(tmp_path / "gzip.zip"))
+    arrays = read_dataset("emnist-zip", (1, 8, 12), emnist(tmp_path / "gzip.zip"))
     for split in ("train", "test"):
         images, labels = arrays[split]
         np.testing.assert_array_equal(images, UPRIGHT[:, None])
@@ -157,7 +203,18 @@ def test_emnist_is_turned_upright_and_labelled_from_0(tmp_path):
     "damage", [{"leave_out": "test-labels"}, {"cut": 300}, {"cut": 0}], ids=["member missing", "cut short", "empty"]
 )
 def test_damaged_emnist_is_refused_by_name(tmp_path, damage):
-    assert "gzip.zip" in refusal("emnist-zip", (1, 4, 8), emnist(tmp_path / "gzip.zip", **damage))
+    assert "gzip.zip" in refusal("emnist-zip", (1, 8, 12), emnist(tmp_path / "gzip.zip", **damage))
+
+
+def test_emnist_member_that_unpacks_to_a_hundred_times_its_size(tmp_path):
+    files = emnist(tmp_path / "gzip.zip", after=bytes(99 * UPRIGHT.size))
+    assert f"more than the {UPRIGHT.size} bytes" in refusal("emnist-zip", (1, 8, 12), files)
+
+
+@pytest.mark.parametrize(("labels", "found"), [((0, 26), -1), ((1, 27), 26)])
+def test_emnist_labels_out_of_range(tmp_path, labels, found):
+    message = refusal("emnist-zip", (1, 8, 12), emnist(tmp_path / "gzip.zip", labels=labels))
+    assert f"a train label {found}, params.yaml says 26 classes" in message
 
 
 def test_emnist_with_broken_bytes_in_a_member(tmp_path):
@@ -166,7 +223,7 @@ def test_emnist_with_broken_bytes_in_a_member(tmp_path):
     start = raw.index(b"\x1f\x8b")
     raw[start + 12] ^= 0xFF
     files["archive"].write_bytes(raw)
-    assert "gzip.zip" in refusal("emnist-zip", (1, 4, 8), files)
+    assert "gzip.zip" in refusal("emnist-zip", (1, 8, 12), files)
 
 
 # --- CIFAR-10 -------------------------------------------------------------------------------------------
@@ -195,7 +252,7 @@ def test_cifar_in_order_with_channels_red_green_blue(tmp_path, monkeypatch):
     deep = tmp_path / "a" / "b"
     deep.mkdir(parents=True)
     monkeypatch.chdir(deep)
-    extra = [("cifar-10-batches-bin/readme.html", b"<html>"), ("../../escaped.bin", b"\0" * 3073)]
+    extra = [("cifar-10-batches-bin/readme.html", b"<html>"), ("cifar-10-batches-bin/other.bin", b"\0" * 3073)]
     arrays = read_dataset("cifar-bin", (3, 32, 32), cifar(deep / "c.tar.gz", extra=extra))
     images, labels = arrays["train"]
     assert images.shape == (10, 3, 32, 32)
@@ -242,6 +299,109 @@ def test_cifar_archive_with_broken_bytes(tmp_path):
     assert "c.tar.gz" in refusal("cifar-bin", (3, 32, 32), files)
 
 
+def test_cifar_batch_larger_than_ten_thousand_records(tmp_path):
+    path = tmp_path / "c.tar.gz"
+    with tarfile.open(path, "w:gz", compresslevel=1) as archive:
+        add(archive, "x/data_batch_1.bin", bytes(10_001 * 3073))
+    message = refusal("cifar-bin", (3, 32, 32), {"archive": path})
+    assert "x/data_batch_1.bin unpacks to 30733073 bytes, at most 30730000 belong there" in message
+
+
+def test_cifar_batch_that_is_there_twice(tmp_path):
+    files = cifar(tmp_path / "c.tar.gz", extra=[("elsewhere/data_batch_1.bin", b"\0" * 3073)])
+    assert "two members of the name 'data_batch_1.bin'" in refusal("cifar-bin", (3, 32, 32), files)
+
+
+def test_cifar_labels_out_of_range(tmp_path):
+    message = refusal("cifar-bin", (3, 32, 32), cifar(tmp_path / "c.tar.gz"), classes=5)
+    assert "a train label 5, params.yaml says 5 classes" in message
+
+
+# --- CIFAR-10, Python version ---------------------------------------------------------------------------
+
+
+def text(value):
+    """A short string as Python 2 pickled it."""
+    return b"U" + bytes([len(value)]) + value
+
+
+def python_2_batch(pixels, labels):
+    """A batch opcode by opcode as in the official archive, which Python 2 wrote (protocol 2)."""
+    array = b"cnumpy.core.multiarray\n_reconstruct\ncnumpy\nndarray\nK\x00\x85" + text(b"b") + b"\x87R"
+    dtype = (
+        b"cnumpy\ndtype\n"
+        + text(b"u1")
+        + b"K\x00K\x01\x87R(K\x03"
+        + text(b"|")
+        + b"NNN"
+        + 2 * b"J\xff\xff\xff\xff"
+        + b"K\x00tb"
+    )
+    state = b"(K\x01K" + bytes([len(pixels)]) + b"M\x00\x0c\x86" + dtype + b"\x89"
+    raw = b"T" + struct.pack("<I", pixels.size) + pixels.tobytes()
+    numbers = b"](" + b"".join(b"K" + bytes([label]) for label in labels) + b"e"
+    return b"\x80\x02}(" + text(b"labels") + numbers + text(b"data") + array + state + raw + b"tbu."
+
+
+def cifar_python(path, batch):
+    with tarfile.open(path, "w:gz") as archive:
+        for name in ["test_batch", *(f"data_batch_{i}" for i in range(1, 6))]:
+            add(archive, f"cifar-10-batches-py/{name}", batch)
+    return {"archive": path}
+
+
+PIXELS = (np.arange(2 * 3072) % 253).astype(np.uint8).reshape(2, 3072)
+
+
+@pytest.mark.parametrize(
+    "batch",
+    [
+        python_2_batch(PIXELS, [7, 9]),
+        pickle.dumps({b"data": PIXELS, b"labels": [7, 9], b"filenames": [b"a.png", b"b.png"]}, protocol=2),
+        pickle.dumps({b"data": PIXELS, b"labels": [7, 9]}),
+    ],
+    ids=["Python 2", "Python 3, protocol 2", "Python 3"],
+)
+def test_cifar_python_is_cifar_bin(tmp_path, batch):
+    assert pickle.loads(batch, encoding="bytes")[b"data"].tolist() == PIXELS.tolist()
+    arrays = read_dataset("cifar-python", (3, 32, 32), cifar_python(tmp_path / "c.tar.gz", batch))
+    assert {split: len(y) for split, (_, y) in arrays.items()} == {"train": 10, "test": 2}
+    images, labels = arrays["test"]
+    np.testing.assert_array_equal(images, PIXELS.reshape(2, 3, 32, 32))
+    assert labels.tolist() == [7, 9]
+    assert labels.dtype == np.uint8
+
+
+class Evil:
+    """Pickles as a call that makes a file."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return Path.touch, (self.path,)
+
+
+@pytest.mark.parametrize(
+    ("make", "clue"),
+    [
+        pytest.param(lambda evil: evil, "wants to run pathlib.Path.touch", id="a call"),
+        pytest.param(lambda evil: {b"data": np.array([evil]), b"labels": [0]}, "wants to run", id="an object array"),
+        pytest.param(lambda evil: {b"data": np.array([None]), b"labels": [0]}, "other than bytes", id="no bytes"),
+        pytest.param(lambda evil: {b"data": PIXELS / 255, b"labels": [7, 9]}, "other than bytes", id="floats"),
+        pytest.param(lambda evil: {b"data": PIXELS, b"labels": [0.5, 1]}, "other than bytes", id="half a label"),
+        pytest.param(lambda evil: {b"data": PIXELS, b"labels": [7]}, "10 train images but 5 labels", id="lengths"),
+        pytest.param(lambda evil: {b"data": PIXELS[:, :9], b"labels": [7, 9]}, "reshape", id="half an image"),
+        pytest.param(lambda evil: [1, 2], "no dictionary of data and labels", id="a list"),
+        pytest.param(lambda evil: {b"labels": [7, 9]}, "no dictionary of data and labels", id="no data"),
+    ],
+)
+def test_cifar_python_that_is_forged(tmp_path, make, clue):
+    files = cifar_python(tmp_path / "c.tar.gz", pickle.dumps(make(Evil(tmp_path / "made")), protocol=4))
+    assert clue in refusal("cifar-python", (3, 32, 32), files)
+    assert not (tmp_path / "made").exists()
+
+
 # --- digits ---------------------------------------------------------------------------------------------
 
 
@@ -272,4 +432,7 @@ def test_digits_are_scikit_learns_own_in_order():
 
 
 def test_digits_are_grey():
-    assert "(1, 28, 28)" in refusal("digits", (3, 28, 28), {})
+    assert refusal("digits", (3, 28, 28), {}) == (
+        "the train images are grey (1 channel), shape [3, 28, 28] in params.yaml means colour (3 channels): "
+        "correct the dataset's shape, or convert the images"
+    )

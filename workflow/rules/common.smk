@@ -7,6 +7,7 @@ from pathlib import Path
 
 from spiking_diffusion import artifacts, pipeline
 from spiking_diffusion.config import load_params
+from spiking_diffusion.data.archives import files_of
 from spiking_diffusion.errors import UserError
 from spiking_diffusion.reporting import layout
 
@@ -43,6 +44,12 @@ def key(stage):
 def recipe(wildcards):
     """The resolved recipe of the run at hand."""
     return params.resolve(wildcards.run).recipe
+
+
+def own_files(wildcards):
+    """Files of the dataset at hand that params.yaml names by path; those in a folder each, so that none changes unseen."""
+    paths = params.dataset(wildcards.dataset).paths
+    return [str(file) for path in paths for file in files_of(path)]
 
 
 def data_of(wildcards):

@@ -2,8 +2,12 @@
 
 
 rule fetch:
+    input:
+        own_files,
     output:
         data="results/data/{dataset}.npz",
+        card="results/data/{dataset}.card.json",
+        sheet="results/data/{dataset}.png",
         settings="results/data/{dataset}.settings.json",
     log:
         "logs/fetch/{dataset}.log",

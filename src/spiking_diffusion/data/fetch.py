@@ -1,52 +1,96 @@
-"""The ``fetch`` stage: a dataset's files -> ``results/data/{dataset}.npz``."""
+"""The ``fetch`` stage: a dataset's files -> ``results/data/{dataset}.npz``, its card and its contact sheet."""
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
+from filelock import FileLock, Timeout
 
 from spiking_diffusion import artifacts, pipeline
 from spiking_diffusion.artifacts import SPLITS
-from spiking_diffusion.config import Dataset, Params
+from spiking_diffusion.config import Dataset, LocalFile, Params
+from spiking_diffusion.data.card import card, contact_sheet, write_png
 from spiking_diffusion.data.formats import Arrays, read_dataset
-from spiking_diffusion.data.sources import obtain
+from spiking_diffusion.data.sources import Found, locate, obtain
 from spiking_diffusion.errors import UserError
+
+log = logging.getLogger(__name__)
+DOWNLOADS = Path("work/downloads")
 
 
 def fetch(params: Params, name: str) -> Path:
-    """Obtain, verify, split and store one dataset."""
+    """Obtain, verify, split and store one dataset. Of two calls at once for one dataset the second waits."""
     dataset = params.dataset(name)
-    channels, height, width = dataset.shape
-    cache = Path("work/downloads", name)
-    files = {role: obtain(name, file, cache) for role, file in dataset.files.items()}
-    arrays = read_dataset(dataset.format, (channels, height, width), files)
-    labels = np.concatenate([y for _, y in arrays.values()])
-    if labels.max() >= dataset.classes:
-        raise UserError(
-            f"{name} has a label {labels.max()}, params.yaml says {dataset.classes} classes from 0: "
-            f"correct datasets.{name}.classes"
-        )
+    with _alone(name):
+        found = {
+            role: locate(name, role, file, dataset.format == "folder")
+            if isinstance(file, LocalFile)
+            else obtain(name, file, DOWNLOADS / name)
+            for role, file in dataset.files.items()
+        }
+        arrays = read_dataset(dataset, {role: file.path for role, file in found.items()})
+        return _store(params, name, _split(name, dataset, arrays), found)
 
+
+@contextmanager
+def _alone(name: str) -> Iterator[None]:
+    """Hold the dataset's lock, which the system takes back from a process that dies, and clear up after such a one."""
     out = artifacts.data_path(name)
-    splits = _split(name, dataset, arrays)
+    try:
+        DOWNLOADS.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(DOWNLOADS / f"{name}.lock")
+        try:
+            lock.acquire(blocking=False)
+        except Timeout:
+            log.info("%s is being fetched already: waiting for that to end", name)
+            lock.acquire()
+    except OSError as error:
+        raise UserError(
+            f"cannot write {DOWNLOADS} ({error.strerror or error}): "
+            "free the space or the permission and run the same command again"
+        ) from error
+    try:
+        for left in out.parent.glob(f".{name}.*"):
+            left.unlink(missing_ok=True)
+        yield
+    finally:
+        lock.release()
+
+
+def _store(params: Params, name: str, splits: Arrays, found: dict[str, Found]) -> Path:
+    dataset, out = params.dataset(name), artifacts.data_path(name)
     content = {f"{split}_{kind}": splits[split][i] for split in SPLITS for i, kind in enumerate(("images", "labels"))}
     artifacts.write_npz(out, content)
-    artifacts.write_json(artifacts.settings_path(out), pipeline.record(params, "fetch", name))
+    artifacts.write_json(artifacts.card_path(name), card(dataset, splits, found, out))
+    write_png(artifacts.sheet_path(name), contact_sheet(*splits["train"], dataset.classes))
+    own = {file.source: file.sha256 for file in found.values() if not file.verified}
+    artifacts.write_json(artifacts.settings_path(out), pipeline.record(params, "fetch", name) | {"inputs": own})
     return out
 
 
 def _split(name: str, dataset: Dataset, arrays: Arrays) -> Arrays:
     """Set validation images (and test images, where there are none) aside, by seed, in their original order."""
     images, labels = arrays["train"]
-    sizes = {"validation": dataset.split.validation} | ({} if "test" in arrays else {"test": dataset.split.test})
+    sizes = {"validation": dataset.split.validation}
+    if "test" not in arrays:
+        sizes["test"] = dataset.split.test
+    elif dataset.split.test:
+        raise UserError(
+            f"{name} brings {len(arrays['test'][0])} test images, params.yaml asks for {dataset.split.test} out of "
+            f"its training images: set datasets.{name}.split.test to 0"
+        )
     if min(sizes.values()) < 1 or sum(sizes.values()) >= len(images):
         raise UserError(
-            f"{name} has {len(images)} images, which cannot spare {sizes} and leave some of each: "
+            f"{name} has {len(images)} image{'s' * (len(images) > 1)}, which cannot spare {sizes} and leave some: "
             f"correct datasets.{name}.split in params.yaml"
         )
     order = np.random.default_rng(dataset.split.seed).permutation(len(images))
-    splits = dict(arrays)
+    splits = Arrays(arrays)
+    splits.class_names = arrays.class_names
     for split, size in sizes.items():
         chosen, order = np.sort(order[:size]), order[size:]
         splits[split] = images[chosen], labels[chosen]

@@ -1,63 +1,108 @@
 """Reading the files of a dataset into arrays.
 
 Every reader returns ``{"train": (images, labels), "test": (images, labels)}``, images (N, C, H, W) uint8 and
-labels (N,) uint8 from 0; ``test`` is missing where the dataset has no test set. Archives are read member by
-member, nothing is unpacked to disk.
+labels (N,) integers from 0; ``test`` is missing where the dataset has no test set, and labels are None where it has
+none. Archives are read member by member, nothing is unpacked to disk, and nothing is unpickled but what
+``cifar-python`` needs.
 """
 
 from __future__ import annotations
 
 import gzip
+import io
+import pickle
 import tarfile
 import zipfile
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
 
+from spiking_diffusion.config import Dataset
+from spiking_diffusion.data.archives import LIMIT, Readable, read_at_most, tar_members, zip_members
+from spiking_diffusion.data.folder import KINDS, layout, read_images
 from spiking_diffusion.errors import UserError
 
-Arrays = dict[str, tuple[np.ndarray, np.ndarray]]
+Files = Mapping[str, Path]
 
 
-def read_dataset(kind: str, shape: tuple[int, int, int], files: Mapping[str, Path]) -> Arrays:
-    """Read a dataset of format ``kind`` whose images must have ``shape`` (C, H, W).
+class Arrays(dict[str, tuple[np.ndarray, Any]]):
+    """What a reader returns, and the names of the classes where the format has them."""
 
-    Raises UserError for files that are not what their format promises.
+    class_names: tuple[str, ...] = ()
+
+
+def read_dataset(dataset: Dataset, files: Files) -> Arrays:
+    """Read the files of a dataset, check them against its entry, and give labels to images that have none.
+
+    Raises UserError for files that are not what their format and the entry promise.
     """
-    names = ", ".join(str(path) for path in files.values()) or kind
+    names = ", ".join(str(path) for path in files.values()) or dataset.format
     try:
-        arrays = READERS[kind](shape, files)
-    except (OSError, EOFError, KeyError, ValueError, tarfile.TarError, zipfile.BadZipFile, zlib.error) as error:
+        arrays = READERS[dataset.format](dataset, files)
+        for split, (images, labels) in arrays.items():
+            _check_images(dataset, split, images)
+            arrays[split] = images, _check_labels(dataset, split, len(images), labels)
+    except (
+        *(OSError, EOFError, LookupError, MemoryError, RuntimeError, ValueError),  # RuntimeError: a zip with a password
+        *(tarfile.TarError, zipfile.BadZipFile, zlib.error, pickle.UnpicklingError),
+    ) as error:
         raise UserError(
-            f"{names} cannot be read as {kind} ({' '.join(str(error).split())}): "
+            f"{names} cannot be read as {dataset.format} ({' '.join(str(error).split())}): "
             "check the dataset's format and files in params.yaml"
         ) from error
-    for split, (images, labels) in arrays.items():
-        if images.shape[1:] != shape:
-            raise UserError(
-                f"the {split} images have shape {images.shape[1:]}, params.yaml says {shape}: "
-                "correct the dataset's shape"
-            )
-        if not len(images):
-            raise UserError(f"there are no {split} images in {names}: check the dataset's files in params.yaml")
-        if len(images) != len(labels):
-            raise UserError(
-                f"there are {len(images)} {split} images but {len(labels)} labels: the files do not belong together"
-            )
     return arrays
 
 
-def _digits(shape: tuple[int, int, int], files: Mapping[str, Path]) -> Arrays:
+def _check_images(dataset: Dataset, split: str, images: np.ndarray) -> None:
+    if not len(images):
+        raise ValueError(f"there are no {split} images")
+    shape = list(images.shape[1:])
+    if shape[0] != dataset.shape[0]:
+        raise UserError(
+            f"the {split} images are {KINDS[shape[0]]}, shape {dataset.shape} in params.yaml means "
+            f"{KINDS[dataset.shape[0]]}: correct the dataset's shape, or convert the images"
+        )
+    if shape != dataset.shape:
+        raise UserError(
+            f"the {split} images have shape {shape}, params.yaml says {dataset.shape}: correct the dataset's shape"
+        )
+
+
+def _check_labels(dataset: Dataset, split: str, n: int, labels: np.ndarray | None) -> np.ndarray:
+    kind = np.min_scalar_type(dataset.classes - 1)
+    if labels is None:
+        if dataset.classes != 1:
+            raise UserError(
+                f"the {split} images have no labels, params.yaml says {dataset.classes} classes: "
+                "set the dataset's classes to 1, or add the labels"
+            )
+        return np.zeros(n, kind)
+    if n != len(labels):
+        raise UserError(f"there are {n} {split} images but {len(labels)} labels: the files do not belong together")
+    for label in (int(labels.min()), int(labels.max())):
+        if not 0 <= label < dataset.classes:
+            raise UserError(
+                f"there is a {split} label {label}, params.yaml says {dataset.classes} classes, "
+                f"0 to {dataset.classes - 1}: correct the dataset's classes or its labels"
+            )
+    return labels.astype(kind)
+
+
+# --- digits and IDX -------------------------------------------------------------------------------------
+
+
+def _digits(dataset: Dataset, files: Files) -> Arrays:
     """scikit-learn's 1,797 handwritten digits, 8x8 with 17 grey levels.
 
     Laid out as MNIST is: enlarged to 5/7 of the side (20 of 28 pixels), bilinearly, in the middle of a black frame.
     """
     from sklearn.datasets import load_digits  # slow to import, and only needed here
 
-    _, height, width = shape
+    _, height, width = dataset.shape
     small, labels = load_digits(return_X_y=True)
     grey = np.round(small.reshape(-1, 8, 8) * (255 / 16)).astype(np.uint8)
     h, w = height * 5 // 7, width * 5 // 7
@@ -65,61 +110,198 @@ def _digits(shape: tuple[int, int, int], files: Mapping[str, Path]) -> Arrays:
     images = np.zeros((len(grey), 1, height, width), np.uint8)
     for image, canvas in zip(grey, images[:, 0], strict=True):
         canvas[top : top + h, left : left + w] = Image.fromarray(image).resize((w, h), Image.Resampling.BILINEAR)
-    return {"train": (images, labels.astype(np.uint8))}
+    return Arrays(train=(images, labels))
 
 
-def parse_idx(raw: bytes, rank: int) -> np.ndarray:
-    """An IDX file of unsigned bytes: 0, 0, 8, rank, the sizes as big-endian int32, then the bytes."""
-    if len(raw) < 4 + 4 * rank or raw[:4] != bytes((0, 0, 8, rank)):
+def read_idx(file: Readable, rank: int) -> np.ndarray:
+    """An IDX file of unsigned bytes: 0, 0, 8, rank, the sizes as big-endian int32, then the bytes.
+
+    Raises ValueError for anything else, and reads no more than the header says.
+    """
+    header = file.read(4 + 4 * rank)
+    if len(header) < 4 + 4 * rank or header[:4] != bytes((0, 0, 8, rank)):
         raise ValueError(f"not an IDX file of rank {rank} with unsigned bytes")
-    sizes = tuple(int(n) for n in np.frombuffer(raw, ">i4", rank, 4))
-    values = np.frombuffer(raw, np.uint8, offset=4 + 4 * rank)
-    if min(sizes) < 1 or len(values) != np.prod(sizes, dtype=np.int64):
-        raise ValueError(f"its header says {sizes}, it holds {len(values)} bytes")
-    return values.reshape(sizes)
+    sizes = tuple(int(n) for n in np.frombuffer(header, ">i4", rank, 4))
+    expected = 1
+    for size in sizes:
+        expected *= size  # of Python's integers, which do not overflow
+    if min(sizes) < 1 or expected > LIMIT:
+        raise ValueError(f"its header says {sizes}")
+    raw = read_at_most(file, expected, f"what its header says is {sizes}")
+    if len(raw) < expected:
+        raise ValueError(f"its header says {sizes}, it holds {len(raw)} bytes")
+    return np.frombuffer(raw, np.uint8).reshape(sizes)
 
 
-def _idx(shape: tuple[int, int, int], files: Mapping[str, Path]) -> Arrays:
+def _idx(dataset: Dataset, files: Files) -> Arrays:
     """The four gzipped files of MNIST, Fashion-MNIST and KMNIST."""
 
     def read(role: str, rank: int) -> np.ndarray:
-        with gzip.open(files[role]) as file:
-            return parse_idx(file.read(), rank)
+        try:
+            with gzip.open(files[role]) as file:
+                return read_idx(file, rank)
+        except (OSError, EOFError, ValueError, zlib.error) as error:
+            raise ValueError(f"{files[role].name}: {error}") from error
 
-    return {split: (read(f"{split}_images", 3)[:, None], read(f"{split}_labels", 1)) for split in ("train", "test")}
+    return Arrays(
+        {split: (read(f"{split}_images", 3)[:, None], read(f"{split}_labels", 1)) for split in ("train", "test")}
+    )
 
 
-def _emnist_zip(shape: tuple[int, int, int], files: Mapping[str, Path]) -> Arrays:
+def _emnist_zip(dataset: Dataset, files: Files) -> Arrays:
     """EMNIST Letters out of NIST's archive: stored transposed, labelled from 1."""
-    with zipfile.ZipFile(files["archive"]) as archive:
-
-        def read(split: str, kind: str, rank: int) -> np.ndarray:
-            with archive.open(f"gzip/emnist-letters-{split}-{kind}-idx{rank}-ubyte.gz") as member:
-                return parse_idx(gzip.decompress(member.read()), rank)
-
-        return {
-            split: (read(split, "images", 3).transpose(0, 2, 1)[:, None], read(split, "labels", 1) - 1)
-            for split in ("train", "test")
-        }
-
-
-def _cifar_bin(shape: tuple[int, int, int], files: Mapping[str, Path]) -> Arrays:
-    """CIFAR-10's binary version: records of one label byte and 3 x 32 x 32 pixels."""
-    records = {}
-    with tarfile.open(files["archive"], "r:gz") as archive:
-        for member in archive:
-            name = member.name.rpartition("/")[2]
-            file = archive.extractfile(member) if member.isfile() and name.endswith(".bin") else None
-            if file:
-                records[name] = np.frombuffer(file.read(), np.uint8).reshape(-1, 1 + 3 * 32 * 32)
-    train = np.concatenate([records[f"data_batch_{i}.bin"] for i in range(1, 6)])
-    test = records["test_batch.bin"]
-    return {split: (r[:, 1:].reshape(-1, 3, 32, 32), r[:, 0]) for split, r in (("train", train), ("test", test))}
+    found = {}
+    for member in zip_members(files["archive"]):
+        name = member.name.rpartition("/")[2]
+        if name.startswith("emnist-letters-") and name.endswith("-ubyte.gz"):
+            with member.open() as packed, gzip.open(packed) as file:
+                found[name] = read_idx(file, 3 if "-idx3-" in name else 1)
+    arrays = Arrays()
+    for split in ("train", "test"):
+        images = _member(found, f"emnist-letters-{split}-images-idx3-ubyte.gz")
+        labels = _member(found, f"emnist-letters-{split}-labels-idx1-ubyte.gz")
+        arrays[split] = images.transpose(0, 2, 1)[:, None], labels.astype(np.int64) - 1
+    return arrays
 
 
-READERS: dict[str, Callable[[tuple[int, int, int], Mapping[str, Path]], Arrays]] = {
+def _member(found: Mapping[str, Any], name: str) -> Any:
+    if name not in found:
+        raise ValueError(f"it has no member {name}")
+    return found[name]
+
+
+# --- CIFAR-10 -------------------------------------------------------------------------------------------
+
+RECORD = 1 + 3 * 32 * 32
+BATCHES = ([f"data_batch_{i}" for i in range(1, 6)], ["test_batch"])
+
+
+def _cifar_bin(dataset: Dataset, files: Files) -> Arrays:
+    """CIFAR-10's binary version: batches of 10,000 records, each one label byte and 3 x 32 x 32 pixels."""
+
+    def parse(raw: bytes) -> tuple[np.ndarray, np.ndarray]:
+        records = np.frombuffer(raw, np.uint8).reshape(-1, RECORD)
+        return records[:, 1:], records[:, 0]
+
+    return _cifar(files["archive"], ".bin", 10_000 * RECORD, parse)
+
+
+def _cifar_python(dataset: Dataset, files: Files) -> Arrays:
+    """CIFAR-10's Python version: pickled dictionaries of ``data`` (N, 3072) and a list of ``labels``."""
+
+    def parse(raw: bytes) -> tuple[np.ndarray, np.ndarray]:
+        try:
+            batch = _Unpickler(io.BytesIO(raw), encoding="bytes").load()
+            pixels, labels = batch[b"data"], np.array(batch[b"labels"])
+        except Exception as error:  # a forged pickle can fail in any way
+            raise ValueError(f"a batch is no dictionary of data and labels: {error}") from error
+        if not isinstance(pixels, np.ndarray) or pixels.dtype != np.uint8 or labels.dtype.kind != "i":
+            raise ValueError("a batch holds something other than bytes and whole numbers")
+        return pixels, labels
+
+    return _cifar(files["archive"], "", 2**25, parse)
+
+
+def _cifar(path: Path, suffix: str, limit: int, parse: Callable[[bytes], tuple[np.ndarray, np.ndarray]]) -> Arrays:
+    wanted = {name + suffix for names in BATCHES for name in names}
+    found = {}
+    for member in tar_members(path):
+        name = member.name.rpartition("/")[2]
+        if name in found:
+            raise ValueError(f"it has two members of the name {name!r}")
+        if name in wanted:
+            found[name] = parse(member.read(limit))
+    arrays = Arrays()
+    for split, names in zip(("train", "test"), BATCHES, strict=True):
+        batches = [_member(found, name + suffix) for name in names]
+        images = np.concatenate([pixels for pixels, _ in batches]).reshape(-1, 3, 32, 32)
+        arrays[split] = images, np.concatenate([labels for _, labels in batches])
+    return arrays
+
+
+class _Unpickler(pickle.Unpickler):
+    """Makes arrays of numbers, lists and dictionaries, and refuses to look up anything else."""
+
+    def find_class(self, module: str, name: str) -> Any:
+        if name == "_reconstruct" and module in ("numpy.core.multiarray", "numpy._core.multiarray"):
+            return lambda kind, shape, code: np.ndarray(0, np.uint8)  # its state comes after
+        if module == "numpy" and name in ("ndarray", "dtype"):
+            return getattr(np, name)
+        if (module, name) == ("_codecs", "encode"):  # how protocol 2 writes bytes
+            return lambda text, encoding: text.encode("latin-1")
+        raise pickle.UnpicklingError(f"it wants to run {module}.{name}, which no image needs")
+
+
+# --- one's own ------------------------------------------------------------------------------------------
+
+
+def _npz(dataset: Dataset, files: Files) -> Arrays:
+    """``x_train``, ``y_train``, ``x_test``, ``y_test``: uint8 images (N, H, W) or (N, H, W, C), whole-number labels.
+
+    Labels may be missing, and so may the test set.
+    """
+    found = dict(_npy_members(files["data"]))
+    arrays = Arrays()
+    for split in ("train", "test"):
+        x, y = found.pop(f"x_{split}", None), found.pop(f"y_{split}", None)
+        if x is not None:
+            arrays[split] = _pixels(f"x_{split}", x), y if y is None else _whole(f"y_{split}", y)
+        elif split == "train" or y is not None:
+            raise ValueError(f"it has no array x_{split}")
+    if found:
+        raise ValueError(f"its array {sorted(found)[0]!r} is none of x_train, y_train, x_test, y_test")
+    return arrays
+
+
+def _npy_members(path: Path) -> Iterator[tuple[str, np.ndarray]]:
+    for member in zip_members(path):
+        name = member.name.removesuffix(".npy")
+        if member.size > LIMIT:
+            raise ValueError(f"{name} unpacks to {member.size} bytes, at most {LIMIT} fit in memory")
+        with member.open() as file:
+            yield name, np.lib.format.read_array(file, allow_pickle=False)
+            if file.read(1):
+                raise ValueError(f"{name} goes on after its array")
+
+
+def _pixels(name: str, x: np.ndarray) -> np.ndarray:
+    if x.dtype != np.uint8:
+        nan = ", with NaN in it" if x.dtype.kind == "f" and np.isnan(x).any() else ""
+        raise ValueError(f"{name} is {x.dtype}{nan}, not uint8: save pixels as whole numbers from 0 to 255")
+    if x.ndim == 4 and x.shape[3] in (1, 3):
+        return x.transpose(0, 3, 1, 2)
+    if x.ndim == 3:
+        return x[:, None]
+    raise ValueError(f"{name} has shape {x.shape}, not (N, H, W), (N, H, W, 1) or (N, H, W, 3)")
+
+
+def _whole(name: str, y: np.ndarray) -> np.ndarray:
+    y = y[:, 0] if y.ndim == 2 and y.shape[1] == 1 else y  # Keras has CIFAR's labels so
+    if y.dtype.kind not in "iu" or y.ndim != 1:
+        raise ValueError(f"{name} is {y.dtype} of shape {y.shape}, not one whole number per image")
+    return y
+
+
+def _folder(dataset: Dataset, files: Files) -> Arrays:
+    """PNG and JPEG images, one folder per class: see ``data/folder.py``."""
+    images = read_images(dataset, files["data"])
+    splits, names = layout(images, dataset.classes)
+    if not splits:
+        raise ValueError("there is no PNG or JPEG image in it")
+    arrays = Arrays()
+    arrays.class_names = names
+    for split, found in splits.items():
+        labels = np.array([label for _, label in found]) if names else None
+        arrays[split] = np.stack([images[name] for name, _ in found]), labels
+    return arrays
+
+
+READERS: dict[str, Callable[[Dataset, Files], Arrays]] = {
     "digits": _digits,
     "idx": _idx,
     "emnist-zip": _emnist_zip,
     "cifar-bin": _cifar_bin,
+    "cifar-python": _cifar_python,
+    "npz": _npz,
+    "folder": _folder,
 }

@@ -2,58 +2,94 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import os
+import shutil
+from dataclasses import dataclass
 from pathlib import Path
 
 import pooch
 
-from spiking_diffusion.config import RemoteFile
+from spiking_diffusion import artifacts
+from spiking_diffusion.config import LocalFile, RemoteFile
+from spiking_diffusion.data.archives import folder_members
 from spiking_diffusion.errors import UserError
 
 MIRROR = "SPIKING_DIFFUSION_MIRROR"
 log = logging.getLogger(__name__)
 
 
-def obtain(dataset: str, file: RemoteFile, cache: Path, timeout: float = 30) -> Path:
-    """The path of a verified copy of ``file``.
+@dataclass(frozen=True)
+class Found:
+    """Where a file lies now, the URL or path it came from, its hash, and whether params.yaml said so."""
+
+    path: Path
+    source: str
+    sha256: str
+    verified: bool
+
+
+def obtain(dataset: str, file: RemoteFile, cache: Path, timeout: float = 30) -> Found:
+    """A verified copy of ``file``.
 
     Tried in order: ``cache``; ``$SPIKING_DIFFUSION_MIRROR/{dataset}/{name}``, where the variable is a folder
     or a URL prefix; the file's own URLs. Raises UserError listing what was tried when none has the bytes.
     """
+    cached, origin, partial = cache / file.name, cache / f"{file.name}.source", cache / ".partial"
+    shutil.rmtree(partial, ignore_errors=True)  # of a download that was killed
+    if cached.is_file() and artifacts.sha256(cached) == file.sha256:
+        source = origin.read_text(encoding="utf-8") if origin.is_file() else str(cached)
+        return Found(cached, source, file.sha256, verified=True)
     mirror = os.environ.get(MIRROR, "")
     sources = [f"{mirror.rstrip('/')}/{dataset}/{file.name}"] if mirror else []
     failures = []
-    cached = cache / file.name
-    if cached.is_file() and _sha256(cached) == file.sha256:
-        return cached
     for source in [*sources, *file.urls]:
         try:
             if source.startswith(("http://", "https://")):
                 log.info("downloading %s", source)
-                # pooch downloads to a temporary file and moves it only when the hash is right
-                return Path(
-                    pooch.retrieve(
-                        source,
-                        f"sha256:{file.sha256}",
-                        file.name,
-                        cache,
-                        downloader=pooch.HTTPDownloader(timeout=timeout),
-                    )
+                arrived = pooch.retrieve(
+                    source,
+                    f"sha256:{file.sha256}",
+                    file.name,
+                    partial,
+                    downloader=pooch.HTTPDownloader(timeout=timeout),
                 )
-            path = Path(source)
-            found = _sha256(path)
+                artifacts.write_text(origin, source)
+                Path(arrived).replace(cached)
+                return Found(cached, source, file.sha256, verified=True)
+            if not Path(source).is_file():
+                raise FileNotFoundError("no such file")
+            found = artifacts.sha256(Path(source))
             if found != file.sha256:
                 raise ValueError(f"sha256 is {found}, expected {file.sha256}")
-            return path
+            return Found(Path(source), source, file.sha256, verified=True)
         except Exception as error:  # a dead link has many names; the next source may still do
             failures.append(f"{source}: {' '.join(str(error).split())}")
             log.warning("%s", failures[-1])
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
     raise UserError(
         f"no source of {dataset}/{file.name} gave the expected file ({'; '.join(failures) or 'none is listed'}): "
         f"set {MIRROR} to a folder or URL prefix that has {dataset}/{file.name}, or add a URL in params.yaml"
     )
 
 
-def _sha256(path: Path) -> str:
-    return pooch.file_hash(str(path), alg="sha256")
+def locate(dataset: str, role: str, file: LocalFile, folder: bool) -> Found:
+    """A file on disk, or a folder where ``folder`` says that one may be. Raises UserError where it is not there.
+
+    A folder's hash is that of the names and hashes of all files in it.
+    """
+    path = Path(file.path)
+    if not path.is_file() and not (folder and path.is_dir()):
+        kind = "file or folder" if folder else "file"
+        raise UserError(f"there is no {kind} {path}: correct datasets.{dataset}.files.{role}.path in params.yaml")
+    return Found(path, file.path, _tree_hash(path) if path.is_dir() else artifacts.sha256(path), verified=False)
+
+
+def _tree_hash(folder: Path) -> str:
+    try:
+        hashes = {member.name: artifacts.sha256(folder / member.name) for member in folder_members(folder)}
+    except (OSError, ValueError) as error:
+        raise UserError(f"{folder} cannot be read ({error}): mend it, or name another folder") from error
+    return hashlib.sha256(artifacts.canonical_json(hashes).encode()).hexdigest()
