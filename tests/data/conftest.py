@@ -10,11 +10,13 @@ from spiking_diffusion.data.sources import MIRROR
 
 @pytest.fixture
 def project(tmp_path, monkeypatch):
-    """An empty project folder, no mirror, and no proxy between the test and its server."""
-    monkeypatch.chdir(tmp_path)
+    """An empty project folder below others, no mirror, and no proxy between the test and its server."""
+    folder = tmp_path / "above" / "project"
+    folder.mkdir(parents=True)
+    monkeypatch.chdir(folder)
     monkeypatch.delenv(MIRROR, raising=False)
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-    return tmp_path
+    return folder
 
 
 class Server(ThreadingHTTPServer):
