@@ -38,7 +38,12 @@ def run(*args, **options):
 
 
 def files():
-    return sorted(str(path) for path in Path().rglob("*") if path.is_file() and path.name != "params.yaml")
+    """All but params.yaml and the locks that fetching takes."""
+    return sorted(
+        str(path)
+        for path in Path().rglob("*")
+        if path.is_file() and path.name != "params.yaml" and path.suffix != ".lock"
+    )
 
 
 # --- help -----------------------------------------------------------------------------------------------
@@ -149,7 +154,7 @@ def test_another_params_file():
 def test_fetch_writes_below_results_and_prints_the_path():
     done = run("fetch", "--dataset", "digits")
     assert (done.returncode, done.stdout) == (0, "results/data/digits.npz\n")
-    assert files() == ["results/data/digits.npz", "results/data/digits.settings.json"]
+    assert files() == [f"results/data/digits.{kind}" for kind in ("card.json", "npz", "png", "settings.json")]
 
 
 # --- what the user can mend -----------------------------------------------------------------------------

@@ -191,6 +191,20 @@ FILE = {"name": "a", "urls": [], "sha256": "0" * 64}
         ("datasets/cifar10/files/archive/sha256", "ABC", ["datasets.cifar10.files.archive.sha256 is 'ABC'"]),
         ("datasets/cifar10/files/archive/urls", ["ftp://x/y"], ["datasets.cifar10.files.archive.urls", "'ftp://x/y'"]),
         ("datasets/cifar10/files/archive/name", "../x", ["datasets.cifar10.files.archive.name is '../x'"]),
+        ("datasets/mnist/shape", [1, 4, 28], ["datasets.mnist", "[1, 4, 28]", "at least 8"]),
+        ("datasets/mnist/shape", [2, 28, 28], ["datasets.mnist", "[2, 28, 28]", "1 for grey", "3 for colour"]),
+        ("datasets/mnist/resize", "crop", ["datasets.mnist", "'crop'", "idx takes images as they are"]),
+        ("datasets/mnist/resize", None, ["datasets.mnist.resize is None", "'crop'", "'stretch'"]),
+        ("datasets/mnist/classes", 65537, ["datasets.mnist.classes is 65537"]),
+        # files of one's own
+        ("datasets/cifar10/files", {"data": {"path": "x"}}, ["datasets.cifar10", "['archive']", "['data']"]),
+        ("datasets/cifar10/files/archive", {"path": ""}, ["datasets.cifar10.files.archive.path is ''"]),
+        ("datasets/cifar10/files/archive", {"path": 3}, ["datasets.cifar10.files.archive.path is 3"]),
+        ("datasets/cifar10/files/archive", {"path": "a\nb"}, ["datasets.cifar10.files.archive.path"]),
+        ("datasets/cifar10/files/archive", {"path": "${x}"}, ["datasets.cifar10.files.archive.path is '${x}'"]),
+        ("datasets/cifar10/files/archive", {"path": "x", "urls": []}, ["datasets.cifar10.files.archive.urls", "not a"]),
+        ("datasets/cifar10/files/archive", {"paht": "x"}, ["datasets.cifar10.files.archive.name is missing"]),
+        ("datasets/cifar10/files/archive", "my.npz", ["datasets.cifar10.files.archive is 'my.npz'", "mapping"]),
         # names
         *[
             (f"{section}/{name}", value, [section, f"'{name}'"])
@@ -222,6 +236,15 @@ FILE = {"name": "a", "urls": [], "sha256": "0" * 64}
 def test_refusal_names_key_and_value(path, value, fragments):
     message = complaint(edited(path, value))
     assert [fragment for fragment in fragments if fragment not in message] == [], message
+
+
+@pytest.mark.parametrize("path", ["my.npz", "/data/my photos", "../x/é.tar.gz"])
+@pytest.mark.parametrize("kind", ["npz", "folder"])
+def test_own_data_is_one_entry_and_one_run(kind, path):
+    entry = RAW["datasets"]["digits"] | {"format": kind, "files": {"data": {"path": path}}}
+    params = check_params(edited("runs/mine", {"dataset": "mine", "recipe": "quick"}, edited("datasets/mine", entry)))
+    assert params.resolve("mine").dataset.paths == [Path(path)]
+    assert params.dataset("mnist").paths == []
 
 
 @pytest.mark.parametrize("name", ["../x", "a\nb"])

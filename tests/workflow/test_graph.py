@@ -94,7 +94,7 @@ def test_same_files_from_same_files(snakemake_edges: dict[str, set[str]], dvc_st
 def test_every_stage_declares_its_code(dvc_stages: dict[str, Any]) -> None:
     for address, stage in dvc_stages.items():
         name = address.partition("@")[0]
-        name = "table" if name.startswith("suite-") else name
+        name = "table" if name.startswith("suite-") else "fetch" if name.startswith("fetch-") else name
         code = {
             dep.def_path.removeprefix("src/spiking_diffusion/")
             for dep in stage.deps
@@ -166,6 +166,8 @@ def keys_of(params: Any) -> dict[str, str]:
 
 def address(job: str) -> str:
     stage, _, name = job.partition("@")
+    if stage == "fetch" and PARAMS.dataset(name).paths:
+        return f"fetch-{name}"
     return f"suite-{name}" if stage in ("table", "figure") else job
 
 
@@ -188,7 +190,7 @@ def test_what_snakemake_reruns_dvc_reruns(dvc_stages: dict[str, Any]) -> None:
                 continue
         else:
             assert (
-                path[-1] in ("files", "format", "surrogate", "sampler", "protocols", "device", "restart_dead")
+                path[-1] in ("files", "format", "resize", "surrogate", "sampler", "protocols", "device", "restart_dead")
                 or path[0] == "suites"
             ), path
             continue
