@@ -433,6 +433,6 @@ def test_digits_are_scikit_learns_own_in_order():
 
 def test_digits_are_grey():
     assert refusal("digits", (3, 28, 28), {}) == (
-        "the train images are grey (1 channel), shape [3, 28, 28] in params.yaml means colour (3 channels): "
+        "some: the train images are grey (1 channel), shape [3, 28, 28] in params.yaml means colour (3 channels): "
         "correct the dataset's shape, or convert the images"
     )

@@ -160,7 +160,7 @@ def test_npz_by_url_is_checked(server):
         ({"x_train": GREY.transpose(0, 2, 1)}, "the train images have shape [1, 12, 8], params.yaml says [1, 8, 12]"),
         ({"x_train": GREY[:0], "y_train": LABELS[:0]}, "there are no train images"),
         ({"x_test": GREY[:0], "y_test": LABELS[:0]}, "there are no test images"),
-        ({"x_train": GREY[:1], "y_train": LABELS[:1]}, "mine has 1 image, which cannot spare"),
+        ({"x_train": GREY[:1], "y_train": LABELS[:1]}, "mine has 1 image, which cannot be split"),
         ({"y_train": LABELS[1:]}, "there are 12 train images but 11 labels"),
         ({"y_test": LABELS}, "there are 5 test images but 12 labels"),
         ({"y_train": LABELS + 1}, "a train label 3, params.yaml says 3 classes, 0 to 2"),
@@ -418,15 +418,15 @@ JPEG = encoded(Image.fromarray(COLOUR[0][..., 0]), "JPEG")
 @pytest.mark.parametrize(
     ("raw", "clue"),
     [
-        pytest.param(b"", "is damaged or no PNG or JPEG", id="empty"),
-        pytest.param(b"<html>", "is damaged or no PNG or JPEG", id="a web page"),
-        pytest.param(PNG[:40], "is damaged or no PNG or JPEG", id="cut short"),
-        pytest.param(PNG[:-20], "is damaged or no PNG or JPEG", id="without its end"),
-        pytest.param(patched(50, 1), "is damaged or no PNG or JPEG", id="one bit of the pixels"),
-        pytest.param(patched(20, 1), "is damaged or no PNG or JPEG", id="one bit of the size"),
-        pytest.param(encoded(picture(1), "GIF"), "is damaged or no PNG or JPEG", id="a GIF"),
-        pytest.param(JPEG[: len(JPEG) // 2], "is damaged or no PNG or JPEG", id="half a JPEG"),
-        pytest.param(bomb_png(), "is damaged or no PNG or JPEG: Image size (10000000000 pixels)", id="a bomb"),
+        pytest.param(b"", "is no PNG or JPEG", id="empty"),
+        pytest.param(b"<html>", "is no PNG or JPEG", id="a web page"),
+        pytest.param(PNG[:40], "is no PNG or JPEG", id="cut short"),
+        pytest.param(PNG[:-20], "is damaged: ", id="without its end"),
+        pytest.param(patched(50, 1), "is damaged: ", id="one bit of the pixels"),
+        pytest.param(patched(20, 1), "is damaged: ", id="one bit of the size"),
+        pytest.param(encoded(picture(1), "GIF"), "is no PNG or JPEG", id="a GIF"),
+        pytest.param(JPEG[: len(JPEG) // 2], "is damaged: ", id="half a JPEG"),
+        pytest.param(bomb_png(), "is damaged: Image size (10000000000 pixels)", id="a bomb"),
         pytest.param(
             encoded(Image.fromarray(COLOUR[0])), "is colour (3 channels), shape [1, 8, 12] means grey", id="colour"
         ),
@@ -465,8 +465,8 @@ def test_grey_images_where_colour_belongs():
         ([f"{s}/{n}" for s in ("train", "test", "val") for n in FOUR], {}, "images must lie all in one folder"),
         ([f"train/{n}" for n in FOUR[:8]] + ["test/fox/0.png"], {"classes": 2}, "its class fox is in test and not in"),
         ([f"test/{n}" for n in FOUR], {}, "it has a folder test but no folder train"),
-        (FOUR, {"test": 0}, "mine has 12 images, which cannot spare"),
-        (["0.png"], {"classes": 1, "test": 1}, "mine has 1 image, which cannot spare"),
+        (FOUR, {"test": 0}, "mine has 12 images, which cannot be split"),
+        (["0.png"], {"classes": 1, "test": 1}, "mine has 1 image, which cannot be split"),
         ([f"{i}.png" for i in range(9)], {}, "no labels, params.yaml says 3 classes"),
         (["/".join("abcdefghij") + "/0.png"], {}, "lies too deep, or a link in it leads back up"),
     ],
@@ -554,7 +554,7 @@ def test_links_in_a_tar(kind, target):
 @pytest.mark.parametrize("kind", [tarfile.CHRTYPE, tarfile.BLKTYPE, tarfile.FIFOTYPE, tarfile.CONTTYPE])
 def test_devices_in_a_tar(kind):
     if kind == tarfile.CONTTYPE:  # an old name for a regular file: an empty one is no image
-        assert "cat/x.png is damaged" in refusal("folder", evil_tar("cat/x.png", kind), test=3)
+        assert "cat/x.png is no PNG or JPEG" in refusal("folder", evil_tar("cat/x.png", kind), test=3)
     else:
         assert "'cat/x.png' is a link or a device" in refusal("folder", evil_tar("cat/x.png", kind), test=3)
 

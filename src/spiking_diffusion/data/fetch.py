@@ -84,9 +84,10 @@ def _split(name: str, dataset: Dataset, arrays: Arrays) -> Arrays:
             f"its training images: set datasets.{name}.split.test to 0"
         )
     if min(sizes.values()) < 1 or sum(sizes.values()) >= len(images):
+        parts = ", ".join(f"{size} for {split}" for split, size in sizes.items())
         raise UserError(
-            f"{name} has {len(images)} image{'s' * (len(images) > 1)}, which cannot spare {sizes} and leave some: "
-            f"correct datasets.{name}.split in params.yaml"
+            f"{name} has {len(images)} image{'s' * (len(images) > 1)}, which cannot be split into {parts} "
+            f"and the rest for training, some of each: correct datasets.{name}.split in params.yaml"
         )
     order = np.random.default_rng(dataset.split.seed).permutation(len(images))
     splits = Arrays(arrays)

@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from spiking_diffusion.config import Dataset
 from spiking_diffusion.data.archives import members
@@ -56,8 +56,10 @@ def _decode(raw: bytes, name: str, dataset: Dataset) -> np.ndarray:
             image.load()
             mode = "transparent " + image.mode if "transparency" in image.info else image.mode
             upright = ImageOps.exif_transpose(image)
+    except UnidentifiedImageError as error:
+        raise ValueError(f"{name} is damaged or no PNG or JPEG") from error
     except Exception as error:  # each decoder has its own
-        raise ValueError(f"{name} is damaged or no PNG or JPEG: {error}") from error
+        raise ValueError(f"{name} is damaged: {error}") from error
     if mode not in CHANNELS:
         raise ValueError(f"{name} has pixels of the kind {mode}: save it as 8-bit grey or RGB without transparency")
     if CHANNELS[mode] != channels:

@@ -50,11 +50,15 @@ def read_dataset(dataset: Dataset, files: Files) -> Arrays:
         *(OSError, EOFError, LookupError, MemoryError, RuntimeError, ValueError),  # RuntimeError: a zip with a password
         *(tarfile.TarError, zipfile.BadZipFile, zlib.error, pickle.UnpicklingError),
     ) as error:
-        raise UserError(
-            f"{names} cannot be read as {dataset.format} ({' '.join(str(error).split())}): "
-            "check the dataset's format and files in params.yaml"
-        ) from error
+        raise _unreadable(names, dataset, error) from error
     return arrays
+
+
+def _unreadable(names: str, dataset: Dataset, error: Exception) -> UserError:
+    return UserError(
+        f"{names} cannot be read as {dataset.format} ({' '.join(str(error).split())}): "
+        "check the dataset's format and files in params.yaml"
+    )
 
 
 def _check_images(dataset: Dataset, split: str, images: np.ndarray) -> None:
@@ -63,12 +67,12 @@ def _check_images(dataset: Dataset, split: str, images: np.ndarray) -> None:
     shape = list(images.shape[1:])
     if shape[0] != dataset.shape[0]:
         raise UserError(
-            f"the {split} images are {KINDS[shape[0]]}, shape {dataset.shape} in params.yaml means "
+            f"{dataset.title}: the {split} images are {KINDS[shape[0]]}, shape {dataset.shape} in params.yaml means "
             f"{KINDS[dataset.shape[0]]}: correct the dataset's shape, or convert the images"
         )
     if shape != dataset.shape:
         raise UserError(
-            f"the {split} images have shape {shape}, params.yaml says {dataset.shape}: correct the dataset's shape"
+            f"{dataset.title}: the {split} images have shape {shape}, params.yaml says {dataset.shape}: correct the dataset's shape"
         )
 
 
@@ -77,16 +81,18 @@ def _check_labels(dataset: Dataset, split: str, n: int, labels: np.ndarray | Non
     if labels is None:
         if dataset.classes != 1:
             raise UserError(
-                f"the {split} images have no labels, params.yaml says {dataset.classes} classes: "
+                f"{dataset.title}: the {split} images have no labels, params.yaml says {dataset.classes} classes: "
                 "set the dataset's classes to 1, or add the labels"
             )
         return np.zeros(n, kind)
     if n != len(labels):
-        raise UserError(f"there are {n} {split} images but {len(labels)} labels: the files do not belong together")
+        raise UserError(
+            f"{dataset.title}: there are {n} {split} images but {len(labels)} labels: the files do not belong together"
+        )
     for label in (int(labels.min()), int(labels.max())):
         if not 0 <= label < dataset.classes:
             raise UserError(
-                f"there is a {split} label {label}, params.yaml says {dataset.classes} classes, "
+                f"{dataset.title}: there is a {split} label {label}, params.yaml says {dataset.classes} classes, "
                 f"0 to {dataset.classes - 1}: correct the dataset's classes or its labels"
             )
     return labels.astype(kind)
@@ -120,14 +126,16 @@ def read_idx(file: Readable, rank: int) -> np.ndarray:
     """
     header = file.read(4 + 4 * rank)
     if len(header) < 4 + 4 * rank or header[:4] != bytes((0, 0, 8, rank)):
-        raise ValueError(f"not an IDX file of rank {rank} with unsigned bytes")
+        raise ValueError(
+            f"it starts with {header[:4].hex()}, an IDX file of bytes and rank {rank} with 000008{rank:02}"
+        )
     sizes = tuple(int(n) for n in np.frombuffer(header, ">i4", rank, 4))
     expected = 1
     for size in sizes:
         expected *= size  # of Python's integers, which do not overflow
     if min(sizes) < 1 or expected > LIMIT:
         raise ValueError(f"its header says {sizes}")
-    raw = read_at_most(file, expected, f"what its header says is {sizes}")
+    raw = read_at_most(file, expected, f"an array of {sizes}")
     if len(raw) < expected:
         raise ValueError(f"its header says {sizes}, it holds {len(raw)} bytes")
     return np.frombuffer(raw, np.uint8).reshape(sizes)
@@ -141,7 +149,7 @@ def _idx(dataset: Dataset, files: Files) -> Arrays:
             with gzip.open(files[role]) as file:
                 return read_idx(file, rank)
         except (OSError, EOFError, ValueError, zlib.error) as error:
-            raise ValueError(f"{files[role].name}: {error}") from error
+            raise _unreadable(str(files[role]), dataset, error) from error
 
     return Arrays(
         {split: (read(f"{split}_images", 3)[:, None], read(f"{split}_labels", 1)) for split in ("train", "test")}
