@@ -33,7 +33,16 @@ def test_images_of_this_shape_go_through_everything(shape, neuron, vqsvae_settin
 
     schedule = config.ScheduledSampling(start=0.1, end=0.3, from_step=2)
     settings = config.FSVAE(
-        **{"T": 3, "channels": [4, 6], "code_dim": 3, "latent_dim": 6, "k": 4, "tau_syn": 2.0, "output_decay": 0.8},
+        **{
+            "T": 3,
+            "architecture": "shared",
+            "channels": [4, 6],
+            "code_dim": 3,
+            "latent_dim": 6,
+            "k": 4,
+            "tau_syn": 2.0,
+            "output_decay": 0.8,
+        },
         scheduled_sampling=schedule,
         train=train_settings,
     )

@@ -190,7 +190,19 @@ def test_what_snakemake_reruns_dvc_reruns(dvc_stages: dict[str, Any]) -> None:
                 continue
         else:
             assert (
-                path[-1] in ("files", "format", "resize", "surrogate", "sampler", "protocols", "device", "restart_dead")
+                path[-1]
+                in (
+                    "files",
+                    "format",
+                    "architecture",
+                    "precision",
+                    "resize",
+                    "surrogate",
+                    "sampler",
+                    "protocols",
+                    "device",
+                    "restart_dead",
+                )
                 or path[0] == "suites"
             ), path
             continue

@@ -33,7 +33,8 @@ def add(project: Any, kind: str, path: str, **split: int) -> None:
         "citation": "none",
         "files": {"data": {"path": path}},
     }
-    params["runs"]["mine"] = {"dataset": "mine", "recipe": "quick"}
+    train = {"train": {"batch_size": 16}}  # there are 40 images
+    params["runs"]["mine"] = {"dataset": "mine", "recipe": "quick", "vqsvae": train, "sdid": train}
     params["suites"]["mine"] = ["mine"]
     (project.root / "params.yaml").write_text(yaml.safe_dump(params, sort_keys=False))
     (project.root / "dvc.yaml").write_text(project.run("spiking-diffusion", "dvc").stdout)

@@ -72,7 +72,8 @@ def _check_images(dataset: Dataset, split: str, images: np.ndarray) -> None:
         )
     if shape != dataset.shape:
         raise UserError(
-            f"{dataset.title}: the {split} images have shape {shape}, params.yaml says {dataset.shape}: correct the dataset's shape"
+            f"{dataset.title}: the {split} images have shape {shape}, params.yaml says {dataset.shape}: "
+            "correct the dataset's shape"
         )
 
 
