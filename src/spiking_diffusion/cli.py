@@ -60,7 +60,7 @@ def build_parser() -> argparse.ArgumentParser:
             name, help=text, description=text[0].upper() + text[1:] + ".", parents=[common, *parents]
         )
 
-    command("fetch", "download and verify a dataset -> results/data/DATASET.npz", on_dataset)
+    command("fetch", "get and verify a dataset -> results/data/DATASET.npz, its card and contact sheet", on_dataset)
     train = commands.add_parser(
         "train", help="train a model", description="Train a model; an interrupted training goes on where it was."
     )

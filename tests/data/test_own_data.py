@@ -418,13 +418,13 @@ JPEG = encoded(Image.fromarray(COLOUR[0][..., 0]), "JPEG")
 @pytest.mark.parametrize(
     ("raw", "clue"),
     [
-        pytest.param(b"", "is no PNG or JPEG", id="empty"),
-        pytest.param(b"<html>", "is no PNG or JPEG", id="a web page"),
-        pytest.param(PNG[:40], "is no PNG or JPEG", id="cut short"),
+        pytest.param(b"", "is damaged or no PNG or JPEG", id="empty"),
+        pytest.param(b"<html>", "is damaged or no PNG or JPEG", id="a web page"),
+        pytest.param(PNG[:40], "is damaged or no PNG or JPEG", id="cut short"),
         pytest.param(PNG[:-20], "is damaged: ", id="without its end"),
         pytest.param(patched(50, 1), "is damaged: ", id="one bit of the pixels"),
-        pytest.param(patched(20, 1), "is damaged: ", id="one bit of the size"),
-        pytest.param(encoded(picture(1), "GIF"), "is no PNG or JPEG", id="a GIF"),
+        pytest.param(patched(20, 1), "is damaged or no PNG or JPEG", id="one bit of the size"),
+        pytest.param(encoded(picture(1), "GIF"), "is damaged or no PNG or JPEG", id="a GIF"),
         pytest.param(JPEG[: len(JPEG) // 2], "is damaged: ", id="half a JPEG"),
         pytest.param(bomb_png(), "is damaged: Image size (10000000000 pixels)", id="a bomb"),
         pytest.param(
@@ -554,7 +554,7 @@ def test_links_in_a_tar(kind, target):
 @pytest.mark.parametrize("kind", [tarfile.CHRTYPE, tarfile.BLKTYPE, tarfile.FIFOTYPE, tarfile.CONTTYPE])
 def test_devices_in_a_tar(kind):
     if kind == tarfile.CONTTYPE:  # an old name for a regular file: an empty one is no image
-        assert "cat/x.png is no PNG or JPEG" in refusal("folder", evil_tar("cat/x.png", kind), test=3)
+        assert "cat/x.png is damaged or no PNG or JPEG" in refusal("folder", evil_tar("cat/x.png", kind), test=3)
     else:
         assert "'cat/x.png' is a link or a device" in refusal("folder", evil_tar("cat/x.png", kind), test=3)
 

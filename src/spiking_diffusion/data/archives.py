@@ -6,11 +6,13 @@ import os
 import stat
 import tarfile
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path, PureWindowsPath
-from typing import IO, Protocol
+from typing import IO, Protocol, TypeVar
+
+T = TypeVar("T")
 
 LIMIT = 4 * 2**30
 """Bytes of one array or member that are read at most: images stay in memory."""
@@ -110,6 +112,13 @@ def _extract(archive: tarfile.TarFile, info: tarfile.TarInfo) -> IO[bytes]:
     file = archive.extractfile(info)
     assert file  # as it is a regular file
     return file
+
+
+def wanted(found: Mapping[str, T], name: str) -> T:
+    """What was found under a name. Raises ValueError where there is nothing."""
+    if name not in found:
+        raise ValueError(f"it has no member {name}")
+    return found[name]
 
 
 def _checked(name: str, regular: bool, seen: set[str]) -> str:

@@ -9,8 +9,6 @@ none. Archives are read member by member, nothing is unpacked to disk, and nothi
 from __future__ import annotations
 
 import gzip
-import io
-import pickle
 import tarfile
 import zipfile
 import zlib
@@ -22,7 +20,8 @@ import numpy as np
 from PIL import Image
 
 from spiking_diffusion.config import Dataset
-from spiking_diffusion.data.archives import LIMIT, Readable, read_at_most, tar_members, zip_members
+from spiking_diffusion.data.archives import LIMIT, Readable, read_at_most, wanted, zip_members
+from spiking_diffusion.data.cifar import read_cifar_bin, read_cifar_python
 from spiking_diffusion.data.folder import KINDS, layout, read_images
 from spiking_diffusion.errors import UserError
 
@@ -48,7 +47,7 @@ def read_dataset(dataset: Dataset, files: Files) -> Arrays:
             arrays[split] = images, _check_labels(dataset, split, len(images), labels)
     except (
         *(OSError, EOFError, LookupError, MemoryError, RuntimeError, ValueError),  # RuntimeError: a zip with a password
-        *(tarfile.TarError, zipfile.BadZipFile, zlib.error, pickle.UnpicklingError),
+        *(tarfile.TarError, zipfile.BadZipFile, zlib.error),
     ) as error:
         raise _unreadable(names, dataset, error) from error
     return arrays
@@ -167,78 +166,10 @@ def _emnist_zip(dataset: Dataset, files: Files) -> Arrays:
                 found[name] = read_idx(file, 3 if "-idx3-" in name else 1)
     arrays = Arrays()
     for split in ("train", "test"):
-        images = _member(found, f"emnist-letters-{split}-images-idx3-ubyte.gz")
-        labels = _member(found, f"emnist-letters-{split}-labels-idx1-ubyte.gz")
+        images = wanted(found, f"emnist-letters-{split}-images-idx3-ubyte.gz")
+        labels = wanted(found, f"emnist-letters-{split}-labels-idx1-ubyte.gz")
         arrays[split] = images.transpose(0, 2, 1)[:, None], labels.astype(np.int64) - 1
     return arrays
-
-
-def _member(found: Mapping[str, Any], name: str) -> Any:
-    if name not in found:
-        raise ValueError(f"it has no member {name}")
-    return found[name]
-
-
-# --- CIFAR-10 -------------------------------------------------------------------------------------------
-
-RECORD = 1 + 3 * 32 * 32
-BATCHES = ([f"data_batch_{i}" for i in range(1, 6)], ["test_batch"])
-
-
-def _cifar_bin(dataset: Dataset, files: Files) -> Arrays:
-    """CIFAR-10's binary version: batches of 10,000 records, each one label byte and 3 x 32 x 32 pixels."""
-
-    def parse(raw: bytes) -> tuple[np.ndarray, np.ndarray]:
-        records = np.frombuffer(raw, np.uint8).reshape(-1, RECORD)
-        return records[:, 1:], records[:, 0]
-
-    return _cifar(files["archive"], ".bin", 10_000 * RECORD, parse)
-
-
-def _cifar_python(dataset: Dataset, files: Files) -> Arrays:
-    """CIFAR-10's Python version: pickled dictionaries of ``data`` (N, 3072) and a list of ``labels``."""
-
-    def parse(raw: bytes) -> tuple[np.ndarray, np.ndarray]:
-        try:
-            batch = _Unpickler(io.BytesIO(raw), encoding="bytes").load()
-            pixels, labels = batch[b"data"], np.array(batch[b"labels"])
-        except Exception as error:  # a forged pickle can fail in any way
-            raise ValueError(f"a batch is no dictionary of data and labels: {error}") from error
-        if not isinstance(pixels, np.ndarray) or pixels.dtype != np.uint8 or labels.dtype.kind != "i":
-            raise ValueError("a batch holds something other than bytes and whole numbers")
-        return pixels, labels
-
-    return _cifar(files["archive"], "", 2**25, parse)
-
-
-def _cifar(path: Path, suffix: str, limit: int, parse: Callable[[bytes], tuple[np.ndarray, np.ndarray]]) -> Arrays:
-    wanted = {name + suffix for names in BATCHES for name in names}
-    found = {}
-    for member in tar_members(path):
-        name = member.name.rpartition("/")[2]
-        if name in found:
-            raise ValueError(f"it has two members of the name {name!r}")
-        if name in wanted:
-            found[name] = parse(member.read(limit))
-    arrays = Arrays()
-    for split, names in zip(("train", "test"), BATCHES, strict=True):
-        batches = [_member(found, name + suffix) for name in names]
-        images = np.concatenate([pixels for pixels, _ in batches]).reshape(-1, 3, 32, 32)
-        arrays[split] = images, np.concatenate([labels for _, labels in batches])
-    return arrays
-
-
-class _Unpickler(pickle.Unpickler):
-    """Makes arrays of numbers, lists and dictionaries, and refuses to look up anything else."""
-
-    def find_class(self, module: str, name: str) -> Any:
-        if name == "_reconstruct" and module in ("numpy.core.multiarray", "numpy._core.multiarray"):
-            return lambda kind, shape, code: np.ndarray(0, np.uint8)  # its state comes after
-        if module == "numpy" and name in ("ndarray", "dtype"):
-            return getattr(np, name)
-        if (module, name) == ("_codecs", "encode"):  # how protocol 2 writes bytes
-            return lambda text, encoding: text.encode("latin-1")
-        raise pickle.UnpicklingError(f"it wants to run {module}.{name}, which no image needs")
 
 
 # --- one's own ------------------------------------------------------------------------------------------
@@ -309,8 +240,8 @@ READERS: dict[str, Callable[[Dataset, Files], Arrays]] = {
     "digits": _digits,
     "idx": _idx,
     "emnist-zip": _emnist_zip,
-    "cifar-bin": _cifar_bin,
-    "cifar-python": _cifar_python,
+    "cifar-bin": lambda dataset, files: Arrays(read_cifar_bin(files["archive"])),
+    "cifar-python": lambda dataset, files: Arrays(read_cifar_python(files["archive"])),
     "npz": _npz,
     "folder": _folder,
 }
