@@ -105,3 +105,11 @@ def test_own_data_that_is_not_there_is_named(tiny_project: Any, kind: str) -> No
     add(tiny_project, kind, "nowhere.here")
     done = tiny_project.run("snakemake", "--cores", "1", "results/data/mine.npz", ok=False)
     assert done.returncode and "nowhere.here" in done.stderr and "Traceback" not in done.stderr
+
+
+def test_folder_with_a_broken_link_gets_the_sentence(tiny_project: Any) -> None:
+    (tiny_project.root / "photos/cat").mkdir(parents=True)
+    (tiny_project.root / "photos/cat/x.png").symlink_to("nowhere.png")
+    add(tiny_project, "folder", "photos")
+    done = tiny_project.run("snakemake", "--cores", "1", "results/data/mine.npz", ok=False)
+    assert done.returncode and "error: photos cannot be read (photos/cat/x.png is a broken link" in done.stderr

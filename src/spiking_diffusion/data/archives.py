@@ -65,8 +65,6 @@ def members(path: Path) -> Iterator[Member]:
 def folder_members(folder: Path) -> Iterator[Member]:
     """The files in a folder, in order. Links within it are followed: it is the user's own."""
     for path in files_of(folder):
-        if not path.is_file():
-            raise ValueError(f"{path} is a broken link or a device")
         yield Member(path.relative_to(folder).as_posix(), path.stat().st_size, partial(_open, path))
 
 
@@ -75,14 +73,20 @@ def _open(path: Path) -> IO[bytes]:
 
 
 def files_of(path: Path) -> list[Path]:
-    """All files in a folder, in order, or just ``path`` where it is none."""
+    """All files in a folder, in order, or just ``path`` where it is none.
+
+    Raises ValueError for a link in it that leads nowhere or in a circle, and for devices.
+    """
     if not path.is_dir():
         return [path]
     found: list[Path] = []
     for parent, _, files in os.walk(path, followlinks=True):
         if len(Path(parent).relative_to(path).parts) > DEEPEST:
             raise ValueError(f"{parent} lies too deep, or a link in it leads back up")
-        found += [Path(parent, name) for name in files]
+        for name in files:
+            if not Path(parent, name).is_file():
+                raise ValueError(f"{Path(parent, name)} is a broken link or a device")
+            found.append(Path(parent, name))
     return sorted(found)
 
 
