@@ -15,8 +15,8 @@ from PIL import Image
 
 def write_npz(path: Path, seed: int) -> None:
     rng = np.random.default_rng(seed)
-    images = rng.integers(0, 256, (90, 12, 20, 3), np.uint8)
-    np.savez_compressed(path, x_train=images, y_train=np.arange(90) % 3)
+    images = rng.integers(0, 256, (400, 12, 20, 3), np.uint8)
+    np.savez_compressed(path, x_train=images, y_train=np.arange(400) % 3)
 
 
 def add(project: Any, kind: str, path: str, **split: int) -> None:
