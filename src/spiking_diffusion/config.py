@@ -191,7 +191,8 @@ class VQSVAE(Section):
 
     A learned k stays in (0, 1), where SFR and PSP share the weight, with ``k_range: unit``; ``free`` lets it go
     anywhere. ``readout`` is what stands beside SFR in Eq. 6: PSP, or the sum of ``output_decay^(T-1-t)`` spikes, which
-    the released code uses. ``straight_through`` says where the decoder's gradient enters the encoder.
+    the released code uses. ``coding`` makes z^Q a spike train again: the adaptive spike generator, or Poisson coding.
+    ``straight_through`` says where the decoder's gradient enters the encoder.
     """
 
     T: Count
@@ -203,6 +204,7 @@ class VQSVAE(Section):
     k_init: Annotated[float, Field(gt=0, lt=1)]
     k_range: Literal["free", "unit"]
     codebook: Codebook
+    coding: Literal["asg", "poisson"]
     beta: Annotated[float, Field(ge=0, allow_inf_nan=False)]
     straight_through: Literal["spikes", "embedding"]
     output_decay: Annotated[float, Field(gt=0, le=1)]
@@ -258,11 +260,15 @@ class FSVAE(Section):
 
 
 class Sample(Section):
-    """How images are drawn. ``temperature`` divides the logits of SDID; FSVAE has none."""
+    """How images are drawn. FSVAE reads ``n``, ``batch_size`` and ``threads`` alone.
+
+    ``temperature`` divides the logits of SDID. ``steps``: in how many steps all tokens are revealed, at most T_d.
+    """
 
     n: Annotated[int, Field(ge=2)]
     batch_size: Count
     sampler: Literal["ancestral"]
+    steps: Literal["all"] | Count
     temperature: Positive
     threads: Count
 
@@ -389,11 +395,18 @@ class Params(Section):
             recipe = Recipe.model_validate(merged)
         except ValidationError as error:
             raise UserError(sentence(error, where)) from None
+        dataset, steps = self.datasets[run.dataset], recipe.sample.steps
+        tokens = dataset.shape[1] // 4 * (dataset.shape[2] // 4)
+        if name in self.runs and steps != "all" and steps > tokens:
+            raise UserError(
+                f"{where}.sample.steps is {steps}, but an image of {run.dataset!r} has {tokens} tokens: "
+                "write a number up to that, or all"
+            )
         return RunSettings(
             name=name,
             model="spiking-diffusion" if name in self.runs else "fsvae",
             dataset_name=run.dataset,
-            dataset=self.datasets[run.dataset],
+            dataset=dataset,
             recipe_name=run.recipe,
             recipe=recipe,
         )

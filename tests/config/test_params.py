@@ -172,11 +172,16 @@ FILE = {"name": "a", "urls": [], "sha256": "0" * 64}
         (f"{R}/vqsvae/codebook/size", 1, [f"{P}.vqsvae.codebook.size is 1", "2"]),
         (f"{R}/vqsvae/codebook/size", 65536, [f"{P}.vqsvae.codebook.size is 65536", "65535"]),
         (f"{R}/sample/n", 1, [f"{P}.sample.n is 1", "2"]),
+        (f"{R}/sample/steps", 0, [f"{P}.sample.steps is 0", "1", "'all'"]),
+        (f"{R}/sample/steps", 2.0, [f"{P}.sample.steps is 2.0", "integer", "'all'"]),
+        ("runs/mnist/sample", {"steps": 50}, ["runs.mnist.sample.steps is 50", "'mnist'", "49 tokens"]),
+        ("runs/cifar10/sample", {"steps": 65}, ["runs.cifar10.sample.steps is 65", "64 tokens"]),
         (f"{R}/seed", -1, [f"{P}.seed is -1"]),
         (f"{R}/seed", 2**32, [f"{P}.seed is 4294967296"]),  # numpy, under KID, takes no more than 32 bits
         ("datasets/mnist/split/seed", -1, ["datasets.mnist.split.seed is -1"]),
         # choices
         ("device", "gpu", ["device is 'gpu'", "'cuda'"]),
+        (f"{R}/vqsvae/coding", "rate", [f"{P}.vqsvae.coding is 'rate'", "'asg'", "'poisson'"]),
         (f"{R}/vqsvae/straight_through", "spike", [f"{P}.vqsvae.straight_through is 'spike'", "'embedding'"]),
         (f"{R}/evaluate/protocols", ["inception"], [f"{P}.evaluate.protocols", "'inception'", "'classifier'"]),
         ("datasets/mnist/format", "png", ["datasets.mnist.format is 'png'", "'idx'"]),

@@ -49,6 +49,7 @@ def vqsvae_settings(train_settings, codebook_settings):
         "tau_syn": 2.0,
         "k": "learned",
         "k_init": 0.5,
+        "coding": "asg",
         "beta": 0.25,
     }
     base |= {"k_range": "free", "straight_through": "spikes", "output_decay": 0.8, "train": train_settings}

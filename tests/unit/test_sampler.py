@@ -11,6 +11,7 @@ from scipy import stats
 from spiking_diffusion.diffusion import AbsorbingDiffusion, sample_ancestral
 
 CPU = torch.device("cpu")
+EVERY_STEP = [(4, 3), (3, 2), (2, 1), (1, 0)]
 
 
 class TableDenoiser:
@@ -39,18 +40,21 @@ def counts_of(tokens, size):
     return np.bincount((flat * size ** torch.arange(n - 1, -1, -1)).sum(1).numpy(), minlength=size**n)
 
 
-def law_of_definition(table, size, n, steps):
-    """p of each final grid: for t = T_d..1 each token still masked is revealed with probability 1/t."""
+def law_of_definition(table, size, n, times):
+    """p of each final grid: for each (t, u) each token still masked is revealed with probability (t - u) / t."""
     p = torch.as_tensor(table).softmax(-1).numpy()
     law = {(size,) * n: 1.0}
-    for t in range(steps, 0, -1):
+    for t, u in times:
+        reveal = (t - u) / t
         after = dict.fromkeys(itertools.product(range(size + 1), repeat=n), 0.0)
         for state, mass in law.items():
             if mass == 0:
                 continue
             code = p[t, index_of(state, size + 1)]
             options = [
-                [(size, 1 - 1 / t), *((k, code[i, k] / t) for k in range(size))] if token == size else [(token, 1.0)]
+                [(size, 1 - reveal), *((k, code[i, k] * reveal) for k in range(size))]
+                if token == size
+                else [(token, 1.0)]
                 for i, token in enumerate(state)
             ]
             for choice in itertools.product(*options):
@@ -112,7 +116,7 @@ def test_law_is_that_of_the_step_by_step_definition(random_table, rng):
     denoiser = TableDenoiser(random_table, 2)
     tokens, _ = sample_ancestral(denoiser, AbsorbingDiffusion(2, 4), (n, 2, 2), 1.0, rng(), CPU)
     assert (tokens.shape, tokens.dtype) == ((n, 2, 2), torch.int64)
-    assert stats.chisquare(counts_of(tokens, 2), law_of_definition(random_table, 2, 4, 4) * n).pvalue > 0.01
+    assert stats.chisquare(counts_of(tokens, 2), law_of_definition(random_table, 2, 4, EVERY_STEP) * n).pvalue > 0.01
 
 
 def law_of_calls(n, steps):
@@ -227,3 +231,52 @@ def test_samples_depend_on_the_generator_alone(random_table, rng):
 
     assert torch.equal(draw(1), draw(1))
     assert not torch.equal(draw(1), draw(2))
+
+
+# --- fewer steps ----------------------------------------------------------------------------------------
+
+
+def test_as_many_steps_as_there_are_is_the_same_sampler(random_table, rng):
+    def draw(steps):
+        denoiser = TableDenoiser(random_table, 2)
+        return sample_ancestral(denoiser, AbsorbingDiffusion(2, 4), (50, 2, 2), 1.0, rng(), CPU, steps=steps)
+
+    (tokens, calls), (same, same_calls) = draw(None), draw(4)
+    assert torch.equal(tokens, same)
+    assert calls == same_calls
+
+
+@pytest.mark.parametrize(("steps", "times"), [(4, [4, 3, 2, 1]), (3, [4, 2, 1]), (2, [4, 2]), (1, [4])])
+def test_law_of_fewer_steps(random_table, steps, times, rng):
+    """From t to the next u, a masked token is revealed with probability (t - u) / t, and the network sees t."""
+    n, asked = 20_000, set()
+    tokens, calls = sample_ancestral(
+        TableDenoiser(random_table, 2),
+        AbsorbingDiffusion(2, 4),
+        (n, 2, 2),
+        1.0,
+        rng(steps),
+        CPU,
+        lambda _, t: asked.update(t.tolist()),
+        steps=steps,
+    )
+    law = law_of_definition(random_table, 2, 4, list(itertools.pairwise([*times, 0])))
+    assert asked - {0} == set(times)
+    assert calls <= n * steps
+    assert stats.chisquare(counts_of(tokens, 2), law * n).pvalue > 0.01
+    if steps < 4:
+        every = law_of_definition(random_table, 2, 4, EVERY_STEP)
+        assert stats.chisquare(counts_of(tokens, 2), every * n).pvalue < 1e-3, "the test cannot tell the two laws apart"
+
+
+@pytest.mark.parametrize("steps", range(1, 50))
+def test_every_one_of_the_steps_reveals_something(steps, rng):
+    """49 tokens: S values of t, no matter whether S divides 49, the first of them T_d."""
+    seen = set()
+
+    def denoiser(x, t):
+        return torch.zeros(len(x), 2, 7, 7)
+
+    diffusion = AbsorbingDiffusion(2, 49)
+    sample_ancestral(denoiser, diffusion, (60, 7, 7), 1.0, rng(), CPU, lambda _, t: seen.update(t.tolist()), steps)
+    assert seen - {0} == {j * 49 // steps for j in range(1, steps + 1)}

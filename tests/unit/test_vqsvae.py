@@ -260,3 +260,61 @@ def test_running_means_get_no_gradient(make, images, codebook_settings):
     model = make(codebook=codebook_settings(update="ema"))
     terms = vqsvae_loss(model(images), images, 0.1, model.settings)
     assert reached(model, terms["loss"]) == {"encoder", "k", "asg", "decoder"}
+
+
+# --- Poisson coding in place of the generator -----------------------------------------------------------
+
+
+@pytest.fixture
+def poisson(make):
+    return lambda **changes: make(coding="poisson", T=400, **changes)
+
+
+def test_poisson_spikes_come_with_the_feature_as_their_probability(poisson, rng):
+    """Independent draws at every step and place; a feature outside [0, 1] never or always spikes."""
+    features = torch.tensor([-0.5, 0.0, 0.1, 0.5, 0.9, 1.0, 1.7]).repeat_interleave(30).view(7, 30, 1, 1)
+    spikes = poisson().generate_spikes(features, rng()).squeeze()  # (T, 7, 30)
+    assert spikes.shape == (400, 7, 30)
+    assert set(spikes.unique().tolist()) == {0.0, 1.0}
+    for i, probability in enumerate([0, 0, 0.1, 0.5, 0.9, 1, 1]):
+        counts = spikes[:, i].sum(0).numpy()
+        if probability in (0, 1):
+            assert (counts == 400 * probability).all()
+        else:  # 30 binomial counts: mean and variance
+            assert counts.mean() == pytest.approx(
+                400 * probability, abs=5 * (400 * probability * (1 - probability) / 30) ** 0.5
+            )
+            assert counts.var() == pytest.approx(400 * probability * (1 - probability), rel=0.9)
+    agreement = (spikes[1:, 3] == spikes[:-1, 3]).double().mean().item()
+    assert agreement == pytest.approx(0.5, abs=0.03), "a step depends on the one before"
+
+
+def test_poisson_coding_depends_on_its_generator_and_without_one_on_nothing(poisson, images, rng):
+    model = poisson().eval()
+    tokens = model.encode(images)
+    with torch.no_grad():
+        assert torch.equal(model.decode(tokens), model.decode(tokens))
+        assert torch.equal(model.decode(tokens, rng(1)), model.decode(tokens, rng(1)))
+        assert not torch.equal(model.decode(tokens, rng(1)), model.decode(tokens, rng(2)))
+        out = model(images, rng(1))
+        torch.testing.assert_close(model.decode(out.tokens, rng(1)), out.images.clamp(0, 1))
+
+
+def test_gradient_of_poisson_coding_is_that_of_the_probability(poisson, rng):
+    features = torch.tensor([-0.5, 0.2, 0.7, 1.5]).view(4, 1, 1, 1).requires_grad_()
+    spikes = poisson().generate_spikes(features, rng())
+    weights = torch.randn_like(spikes)
+    (spikes * weights).sum().backward()
+    inside = torch.tensor([0.0, 1.0, 1.0, 0.0]).view(4, 1, 1, 1)
+    torch.testing.assert_close(features.grad, weights.sum(0) * inside)
+
+
+@pytest.mark.parametrize(
+    ("straight_through", "expected"), [("spikes", {"encoder", "decoder"}), ("embedding", {"encoder", "k", "decoder"})]
+)
+def test_poisson_coding_learns_nothing_itself(poisson, images, straight_through, expected, vqsvae_settings):
+    model = poisson(straight_through=straight_through)
+    assert not hasattr(model, "asg")
+    terms = vqsvae_loss(model(images), images, 0.1, model.settings)
+    assert set(terms) == {"loss", "reconstruction", "commitment", "codebook"}
+    assert reached(model, terms["reconstruction"]) == expected

@@ -135,6 +135,7 @@ def mutated(value: Any) -> list[Any]:
                 "spikes",
                 "psp",
                 "leaky-sum",
+                "poisson",
                 "free",
                 "unit",
                 "raw",
@@ -149,7 +150,7 @@ def mutated(value: Any) -> list[Any]:
                 "cifar10",
                 "0" * 64,
             ]
-            return [0.25, *others, value + "x"]
+            return [0.25, 7, *others, value + "x"]
         case _:
             return []
 

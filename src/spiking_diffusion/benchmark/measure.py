@@ -50,12 +50,13 @@ def bench(
     chosen = params.recipes[recipe]
     if (
         chosen.vqsvae.straight_through != "spikes"
+        or chosen.vqsvae.coding != "asg"
         or chosen.sdid.input != "embedding"
         or chosen.fsvae.architecture != "shared"
     ):
         raise UserError(
-            f"recipe {recipe!r} has no plain counterpart: bench one with straight_through: spikes, input: embedding "
-            "and architecture: shared"
+            f"recipe {recipe!r} has no plain counterpart: bench one with straight_through: spikes, coding: asg, "
+            "input: embedding and architecture: shared"
         )
     place = pick_device(device)
     make_deterministic(threads)

@@ -21,6 +21,7 @@ def sample_ancestral(
     generator: torch.Generator,
     device: torch.device,
     callback: Callable[[Tensor, Tensor], None] | None = None,
+    steps: int | None = None,
 ) -> tuple[Tensor, int]:
     """The paper's sampler: t = T_d..1, each token still masked at t is revealed with probability 1/t.
 
@@ -28,12 +29,18 @@ def sample_ancestral(
     of them are drawn first; a sample whose step reveals nothing needs no call of the network. Each round
     takes every unfinished sample to its own next step t.
 
+    With fewer ``steps`` S than T_d, t takes the S values floor(j T_d / S) alone, and at each a masked token is revealed
+    with the probability of all the steps down to the next: what T_d steps reveal between two of these values comes at
+    the upper one.
+
     ``shape`` is (B, h, w). Returns tokens (B, h, w) in [0, K) and the number of network calls summed over
     the samples. ``callback`` gets copies of the tokens and the steps (B,) after each round, e.g. to draw a trajectory.
     """
     batch, height, width = shape
     tokens = torch.full((batch, height * width), diffusion.mask, device=device)
     reveal_at = torch.randint(1, diffusion.steps + 1, tokens.shape, generator=generator, device=device)
+    if steps is not None:  # (a b + c - 1) // c is a b / c rounded up
+        reveal_at = (reveal_at * steps + diffusion.steps - 1) // diffusion.steps * diffusion.steps // steps
     calls = 0
     while (masked := tokens == diffusion.mask).any():
         t = torch.where(masked, reveal_at, 0).amax(1)  # (B,), 0 where the sample is finished

@@ -45,9 +45,15 @@ def draw(run: RunSettings, n: int, device: torch.device) -> tuple[Tensor, float]
         for number, size in enumerate(tqdm(sizes, desc=f"sample {run.name}", disable=None)):
             noise = generator(device, seed, "sample", number)
             tokens, made = sample_ancestral(
-                sdid, diffusion, (size, *vqsvae.token_shape), settings.temperature, noise, device
+                sdid,
+                diffusion,
+                (size, *vqsvae.token_shape),
+                settings.temperature,
+                noise,
+                device,
+                steps=None if settings.steps == "all" else settings.steps,
             )
-            images.append(to_uint8(vqsvae.decode(tokens)).cpu())
+            images.append(to_uint8(vqsvae.decode(tokens, noise)).cpu())
             calls += made
     return torch.cat(images), calls / n
 

@@ -35,7 +35,7 @@ class VQSVAETask:
             with torch.no_grad():
                 features = self.module.readout(self.module.encoder(images))
             self.module.codebook.place(features, noise)
-        out = self.module(images)
+        out = self.module(images, noise)
         self.module.codebook.update(out.z_e, out.tokens, noise)
         return vqsvae_loss(out, images, self.variance, self.settings)
 

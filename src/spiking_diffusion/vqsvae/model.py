@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from spiking_diffusion import config
+from spiking_diffusion.randomness import generator as make_generator
 from spiking_diffusion.snn import SpikingDecoder, SpikingEncoder, layers, psp, sfr, weighted_sum
 from spiking_diffusion.vqsvae.codebook import Codebook
 
@@ -17,7 +18,7 @@ class VQSVAEOutput(NamedTuple):
 
     images: Tensor  # (B, C_in, H, W), not clamped
     encoder_spikes: Tensor  # z^E_1:T (T, B, C, h, w)
-    asg_spikes: Tensor  # z^Q_1:T (T, B, C, h, w)
+    asg_spikes: Tensor  # z^Q_1:T (T, B, C, h, w), of the generator or of Poisson coding
     z_e: Tensor  # (B, C, h, w)
     z_q: Tensor  # (B, C, h, w)
     tokens: Tensor  # (B, h, w)
@@ -43,7 +44,8 @@ class VQSVAE(nn.Module):
         else:
             self.register_buffer("k_parameter", start)
         self.codebook = Codebook(settings.codebook, settings.code_dim)
-        self.asg = layers.conv(neuron, settings.code_dim, settings.code_dim, 1)
+        if settings.coding == "asg":
+            self.asg = layers.conv(neuron, settings.code_dim, settings.code_dim, 1)
         self.decoder = SpikingDecoder(neuron, settings.code_dim, settings.channels, c_in, settings.output_decay)
 
     @property
@@ -65,15 +67,26 @@ class VQSVAE(nn.Module):
         """Images (B, C_in, H, W) in [0, 1] -> tokens h_0 (B, h, w) in [0, K)."""
         return self.codebook.nearest(self.readout(self.encoder(images)))
 
-    def generate_spikes(self, z_q: Tensor) -> Tensor:
-        """Adaptive spike generator: features (B, C, h, w), fed at each step -> spikes (T, B, C, h, w)."""
-        return self.asg(z_q, steps=self.settings.T)
+    def generate_spikes(self, z_q: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        """Features (B, C, h, w) -> spikes (T, B, C, h, w).
 
-    def decode(self, tokens: Tensor) -> Tensor:
-        """Tokens (B, h, w) in [0, K) -> images (B, C_in, H, W) in [0, 1]."""
-        return self.decoder(self.generate_spikes(self.codebook(tokens))).clamp(0, 1)
+        The adaptive spike generator is fed the features at each step. Poisson coding draws each step's spike with the
+        feature, clamped to [0, 1], as its probability, from ``generator`` or, without one, from the same random
+        numbers in every call; the gradient is that of the probability.
+        """
+        if self.settings.coding == "asg":
+            return self.asg(z_q, steps=self.settings.T)
+        rate = z_q.clamp(0, 1).expand(self.settings.T, *z_q.shape)
+        draws = torch.rand(
+            rate.shape, generator=generator or make_generator(z_q.device, 0, "poisson"), device=z_q.device
+        )
+        return (draws < rate).to(rate) + (rate - rate.detach())  # the last term is 0: spikes stay 0 or 1
 
-    def forward(self, images: Tensor) -> VQSVAEOutput:
+    def decode(self, tokens: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        """Tokens (B, h, w) in [0, K) -> images (B, C_in, H, W) in [0, 1]; ``generator`` as in ``generate_spikes``."""
+        return self.decoder(self.generate_spikes(self.codebook(tokens), generator)).clamp(0, 1)
+
+    def forward(self, images: Tensor, generator: torch.Generator | None = None) -> VQSVAEOutput:
         """Encode, quantise and decode images (B, C_in, H, W), with gradients as ``straight_through`` says.
 
         ``spikes`` (the paper): the decoder's gradient skips from z^Q_1:T to z^E_1:T, and the generator learns from
@@ -84,8 +97,8 @@ class VQSVAE(nn.Module):
         tokens = self.codebook.nearest(z_e)
         z_q = self.codebook(tokens)
         if self.settings.straight_through == "spikes":
-            asg_spikes = self.generate_spikes(z_q)
+            asg_spikes = self.generate_spikes(z_q, generator)
             into_decoder = encoder_spikes + (asg_spikes - encoder_spikes).detach()
         else:
-            asg_spikes = into_decoder = self.generate_spikes(z_e + (z_q - z_e).detach())
+            asg_spikes = into_decoder = self.generate_spikes(z_e + (z_q - z_e).detach(), generator)
         return VQSVAEOutput(self.decoder(into_decoder), encoder_spikes, asg_spikes, z_e, z_q, tokens)
