@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import io
 import json
@@ -98,11 +99,33 @@ def write_atomic(path: Path, write: Callable[[io.BufferedWriter], Any]) -> None:
         except BaseException:
             Path(temporary).unlink(missing_ok=True)
             raise
+        _sync_folder(path.parent)
     except OSError as error:
         raise UserError(
             f"cannot write {path} ({error.strerror or error}): "
             "free the space or the permission and run the same command again"
         ) from error
+
+
+def _sync_folder(folder: Path) -> None:
+    """Bring a rename to disk; file systems that cannot do it for a folder say EINVAL."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    except OSError as error:
+        if error.errno != errno.EINVAL:
+            raise
+    finally:
+        os.close(handle)
+
+
+def clear_leftovers(path: Path) -> None:
+    """Remove the temporary files that killed writers of ``path`` and of its side files left.
+
+    Only for who holds the lock of ``path``: another's would be in use.
+    """
+    for left in path.parent.glob(f".{path.stem}.*"):
+        left.unlink(missing_ok=True)
 
 
 def write_bytes(path: Path, content: bytes) -> None:

@@ -15,6 +15,7 @@ from typing import Any
 
 from spiking_diffusion import artifacts
 from spiking_diffusion.config import Params
+from spiking_diffusion.errors import UserError
 
 log = logging.getLogger(__name__)
 PACKAGE = Path(__file__).parent
@@ -34,39 +35,37 @@ class Stage:
 
 
 _VQSVAE = ("data/images.py", "snn", "training/devices.py", "training/weights.py", "vqsvae")
+_TRAINING = ("training/checkpoints.py", "training/loop.py", "training/stage.py")
 _FSVAE = ("data/images.py", "fsvae", "snn", "training/devices.py", "training/weights.py")
 
 STAGES = {
     "fetch": Stage((), ("data", "reporting/picture.py")),
     "classifier": Stage((), ("data/images.py", "metrics/classifier.py", "training/devices.py", "training/weights.py")),
-    "vqsvae": Stage(
-        ("seed", "neuron", "vqsvae"), (*_VQSVAE, "training/loop.py", "training/stage.py", "training/vqsvae.py")
-    ),
+    "vqsvae": Stage(("seed", "neuron", "vqsvae"), (*_VQSVAE, *_TRAINING, "training/vqsvae.py")),
     "tokens": Stage(("neuron", "vqsvae"), (*_VQSVAE, "training/tokens.py")),
     "sdid": Stage(
         ("seed", "neuron", "sdid"),
         (
+            *_TRAINING,
             "diffusion",
             "snn",
             "training/devices.py",
-            "training/loop.py",
             "training/sdid.py",
-            "training/stage.py",
             "training/tokens.py",
             "training/weights.py",
             "vqsvae",
         ),
     ),
-    "fsvae": Stage(
-        ("seed", "neuron", "fsvae"), (*_FSVAE, "training/fsvae.py", "training/loop.py", "training/stage.py")
-    ),
+    "fsvae": Stage(("seed", "neuron", "fsvae"), (*_FSVAE, *_TRAINING, "training/fsvae.py")),
     "sample": Stage(("seed", "neuron", "vqsvae", "sdid", "sample"), (*_VQSVAE, "diffusion", "training/sample.py")),
     "fsvae_sample": Stage(("seed", "neuron", "fsvae", "sample"), (*_FSVAE, "training/sample.py")),
     "evaluate": Stage(
         ("seed", "neuron", "vqsvae", "sdid", "sample", "evaluate"),
-        (*_VQSVAE, "diffusion", "metrics", "training/tokens.py"),
+        (*_VQSVAE, "diffusion", "metrics", "training/sample.py", "training/sdid.py", "training/tokens.py"),
     ),
-    "fsvae_evaluate": Stage(("seed", "neuron", "fsvae", "sample", "evaluate"), (*_FSVAE, "metrics")),
+    "fsvae_evaluate": Stage(
+        ("seed", "neuron", "fsvae", "sample", "evaluate"), (*_FSVAE, "metrics", "training/sample.py")
+    ),
     "table": Stage((), ("reporting",)),
     "figure": Stage((), ("reporting",)),
 }
@@ -118,6 +117,44 @@ def record(params: Params, stage: str, name: str, inputs: Iterable[Path] = ()) -
         "code": fingerprint(stage),
         "inputs": {path.as_posix(): artifacts.sha256(path) for path in inputs},
     }
+
+
+def seal(record: dict[str, Any], out: Path, *others: Path) -> None:
+    """Write a stage's ``record`` beside ``out``, with the hashes of all that it made.
+
+    The last thing a stage does: where the record fits the files, all of them are whole.
+    """
+    outputs = {path.as_posix(): artifacts.sha256(path) for path in (out, *others)}
+    artifacts.write_json(artifacts.settings_path(out), record | {"outputs": outputs})
+
+
+def is_made(params: Params, stage: str, name: str, out: Path) -> bool:
+    """Whether ``out`` was made by this very stage, with these settings, from the files that are there now."""
+    try:
+        found = artifacts.read_json(artifacts.settings_path(out))
+        same = (found["stage"], found["name"], stage_key(params, stage, name)) == (
+            stage,
+            name,
+            artifacts.canonical_json({"settings": found["settings"], "code": found["code"]}),
+        )
+        hashes = found["inputs"] | found["outputs"]
+        return same and all(artifacts.sha256(Path(path)) == digest for path, digest in hashes.items())
+    except (UserError, OSError, LookupError, TypeError, ValueError):
+        return False
+
+
+def stamp(params: Params, stage: str, name: str) -> str:
+    """SHA-256 of a stage's settings and code, kept inside the files that later stages must be able to refuse."""
+    return hashlib.sha256(stage_key(params, stage, name).encode()).hexdigest()
+
+
+def check_stamp(params: Params, stage: str, name: str, path: Path, found: str) -> None:
+    """Raises UserError if ``path``, which holds the stamp ``found``, was made with other settings or code."""
+    if found != stamp(params, stage, name):
+        raise UserError(
+            f"{path} was made with other settings or other code than today's: "
+            f"make it again with `snakemake --cores all {path}`"
+        )
 
 
 def wants_gpu(params: Params) -> bool:

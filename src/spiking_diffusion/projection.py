@@ -54,7 +54,7 @@ def dvc_yaml(params: Params) -> str:
     for section, models, prefix in (("runs", ("vqsvae", "sdid"), ""), ("baselines", ("fsvae",), "fsvae_")):
         tokens = [tokens_path(one)] if section == "runs" else []
         weights = [model_path(one, model) for model in models]
-        for model, source in zip(models, ([data], tokens), strict=False):
+        for model, source in zip(models, ([data], [*tokens, weights[0]]), strict=False):
             out = model_path(one, model)
             stages[model] = _loop(section, model, source, None, [out], plots=[history_path(out)])
             if model == "vqsvae":

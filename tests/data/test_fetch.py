@@ -253,7 +253,11 @@ def test_bytes_are_the_same_twice_and_differ_by_split_seed(make):
 def test_settings_lie_beside():
     params = tiny()
     out = fetch(params, "tiny")
-    assert artifacts.read_json(artifacts.settings_path(out)) == pipeline.record(params, "fetch", "tiny")
+    settings = artifacts.read_json(artifacts.settings_path(out))
+    assert settings.pop("outputs") == {
+        str(path): artifacts.sha256(path) for path in (out, artifacts.card_path("tiny"), artifacts.sheet_path("tiny"))
+    }
+    assert settings == pipeline.record(params, "fetch", "tiny")
     assert sorted(p.name for p in out.parent.iterdir()) == [
         *("tiny.card.json", "tiny.npz", "tiny.png", "tiny.settings.json")
     ]

@@ -244,6 +244,7 @@ def test_damaged_json(tmp_path, damage):
 TOKENS = {
     "size": np.array(4),
     "vqsvae": np.array("0" * 64),
+    "stamp": np.array("1" * 64),
     **{split: np.arange(8, dtype=np.uint16).reshape(2, 2, 2) % 4 for split in ("train", "validation", "test")},
 }
 
@@ -251,7 +252,7 @@ TOKENS = {
 def test_tokens_round_trip(tmp_path):
     write_npz(tmp_path / "x.npz", TOKENS)
     tokens = load_tokens(tmp_path / "x.npz")
-    assert (tokens.size, tokens.vqsvae) == (4, "0" * 64)
+    assert (tokens.size, tokens.vqsvae, tokens.stamp) == (4, "0" * 64, "1" * 64)
     assert tokens.splits["test"].tolist() == [[[0, 1], [2, 3]], [[0, 1], [2, 3]]]
 
 
@@ -265,8 +266,9 @@ def test_tokens_round_trip(tmp_path):
         {"test": TOKENS["test"][:0]},
         {"validation": None},
         {"vqsvae": None},
+        {"stamp": None},
     ],
-    ids=["out of range", "two sizes", "other type", "other rank", "empty", "split missing", "hash missing"],
+    ids=["out of range", "two sizes", "other type", "other rank", "empty", "split missing", "no hash", "no stamp"],
 )
 def test_tokens_that_are_none(tmp_path, change):
     write_npz(tmp_path / "x.npz", {k: v for k, v in {**TOKENS, **change}.items() if v is not None})

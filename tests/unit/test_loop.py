@@ -13,6 +13,7 @@ from torch import nn
 from spiking_diffusion.artifacts import canonical_json
 from spiking_diffusion.config import check_params
 from spiking_diffusion.errors import UserError
+from spiking_diffusion.training import loop
 from spiking_diffusion.training.loop import fit, learning_rate, save_history
 from spiking_diffusion.training.weights import load_weights, save_weights, weight_shapes
 
@@ -102,6 +103,30 @@ def test_interrupted_training_ends_the_same(tmp_path, straight, steps):
     assert again[0].steps == EPOCHS * STEPS - steps // STEPS * STEPS, "whole epochs are not made twice"
 
 
+@pytest.mark.parametrize("steps", [0, 1, 2, STEPS, STEPS + 1, STEPS + 2, EPOCHS * STEPS - 1])
+def test_interrupted_inside_a_long_epoch(tmp_path, straight, monkeypatch, steps):
+    """A checkpoint after the second of three steps; fails if sums or the state of the noise are not kept in it."""
+    monkeypatch.setattr(loop, "SAVE_EVERY", 2)
+    interrupt(tmp_path, steps)
+    again = train(tmp_path)
+    assert_same(again, straight)
+    whole, inside = divmod(steps, STEPS)
+    assert again[0].steps == EPOCHS * STEPS - whole * STEPS - inside // 2 * 2, (
+        "no step before the checkpoint is made twice"
+    )
+
+
+def test_checkpoints_inside_an_epoch_make_no_difference(tmp_path, straight, monkeypatch):
+    monkeypatch.setattr(loop, "SAVE_EVERY", 1)
+    assert_same(train(tmp_path), straight)
+
+
+def test_temporary_files_of_a_killed_save_are_removed(tmp_path):
+    (tmp_path / ".epoch-000001.pt.abc").touch()
+    train(tmp_path)
+    assert not list(tmp_path.glob(".*"))
+
+
 def test_interrupted_twice(tmp_path, straight):
     interrupt(tmp_path, STEPS + 1)
     interrupt(tmp_path, STEPS + 1)
@@ -168,7 +193,7 @@ def flip(path, task):
 def half(path, task):
     """Weights that fit, and a state of the optimiser that does not."""
     weights = {key: torch.ones_like(value) for key, value in task.module.state_dict().items()}
-    state = {"identity": canonical_json(IDENTITY), "module": weights, "optimiser": {}, "history": []}
+    state = {"identity": canonical_json(IDENTITY), "module": weights, "optimiser": {}, "done": {"history": []}}
     torch.save(state, path)
 
 
@@ -185,13 +210,18 @@ def test_newest_checkpoint_damaged_the_one_before_is_used(tmp_path, straight, da
 
 
 @pytest.mark.parametrize("damage", DAMAGES)
-def test_both_checkpoints_damaged_training_starts_over(tmp_path, straight, damage):
+def test_both_checkpoints_damaged_training_stops(tmp_path, straight, damage):
+    """And stops again, until they are deleted: it never begins anew unseen."""
     interrupt(tmp_path, 3 * STEPS + 1)
     for path in checkpoints(tmp_path):
         damage(path, straight[0])
-    again = train(tmp_path)
-    assert_same(again, straight)
-    assert again[0].steps == EPOCHS * STEPS
+    for _ in range(2):
+        with pytest.raises(UserError, match="no checkpoint is left that is not damaged") as caught:
+            train(tmp_path)
+        assert "\n" not in str(caught.value) and f"delete {tmp_path}" in str(caught.value)
+    for path in checkpoints(tmp_path):
+        path.unlink()
+    assert_same(train(tmp_path), straight)
 
 
 class Canary:
@@ -211,6 +241,7 @@ class Canary:
 )
 def test_malicious_checkpoint_runs_nothing(tmp_path, straight, write):
     canary, path = tmp_path / "canary", tmp_path / "epoch-000009.pt"
+    interrupt(tmp_path, STEPS)
     write({"identity": Canary(canary)} if write is torch.save else Canary(canary), path)
     if write is torch.save:
         torch.load(path, weights_only=False)  # the canary sings where pickles are trusted
@@ -237,7 +268,7 @@ def test_loss_that_is_not_finite_stops_before_the_update(tmp_path, value):
     with pytest.raises(UserError) as caught:
         fit(task, SETTINGS, 0, IDENTITY, tmp_path, CPU)
     message = str(caught.value)
-    for fragment in ("toy run", str(value), "epoch 2", "step 1", "lr 0.01"):
+    for fragment in ("toy run", str(value), "epoch 2", "step 1", "lr 0.008346", "at epoch 2, step 0"):
         assert fragment in message
     assert "\n" not in message
     for key, parameter in task.module.named_parameters():

@@ -4,6 +4,7 @@
 rule sdid:
     input:
         "results/tokens/{run}.npz",
+        "results/models/{run}/vqsvae.safetensors",
     output:
         weights="results/models/{run}/sdid.safetensors",
         history="results/models/{run}/sdid.history.csv",

@@ -68,7 +68,8 @@ def _store(params: Params, name: str, splits: Arrays, found: dict[str, Found]) -
     artifacts.write_json(artifacts.card_path(name), card(dataset, splits, found, out))
     write_png(artifacts.sheet_path(name), contact_sheet(*splits["train"], dataset.classes))
     own = {file.source: file.sha256 for file in found.values() if not file.verified}
-    artifacts.write_json(artifacts.settings_path(out), pipeline.record(params, "fetch", name) | {"inputs": own})
+    record = pipeline.record(params, "fetch", name) | {"inputs": own}
+    pipeline.seal(record, out, artifacts.card_path(name), artifacts.sheet_path(name))
     return out
 
 

@@ -13,6 +13,7 @@ from torch.nn import functional as F
 from spiking_diffusion import artifacts, pipeline
 from spiking_diffusion.config import Params
 from spiking_diffusion.data.images import load_images, to_unit
+from spiking_diffusion.errors import UserError
 from spiking_diffusion.randomness import generator, make_deterministic, seed_initialisation
 from spiking_diffusion.training.devices import batches
 from spiking_diffusion.training.weights import load_weights, save_weights, weight_shapes
@@ -85,11 +86,17 @@ def train_classifier(params: Params, name: str, device: torch.device) -> Path:
     optimiser = torch.optim.Adam(model.parameters(), lr=settings.lr)
     images, labels = data.images["train"].to(device), data.labels["train"].to(device)
     draws = generator("cpu", settings.seed, "classifier", name, "order")
-    for _ in range(settings.steps):
+    for step in range(settings.steps):
         index = torch.randint(len(images), (settings.batch_size,), generator=draws).to(device)
         loss = F.cross_entropy(model(to_unit(images[index])), labels[index])
         optimiser.zero_grad(set_to_none=True)
         loss.backward()
+        gradient = torch.nn.utils.get_total_norm([p.grad for p in model.parameters() if p.grad is not None])
+        if not torch.isfinite(loss + gradient):
+            raise UserError(
+                f"classifier {name}: step {step}, the loss is {loss.item()} and its gradient {gradient.item()} "
+                f"(lr {settings.lr}): nothing is kept; lower classifier.lr and run again"
+            )
         optimiser.step()
     model.eval()
     with torch.no_grad():
@@ -105,6 +112,6 @@ def train_classifier(params: Params, name: str, device: torch.device) -> Path:
     log.info("classifier %s: test accuracy %.4f", name, accuracy)
     out = artifacts.classifier_path(name)
     identity = pipeline.record(params, "classifier", name, [source])
-    artifacts.write_json(artifacts.settings_path(out), identity | {"test_accuracy": accuracy})
     save_weights(out, model)
+    pipeline.seal(identity | {"test_accuracy": accuracy}, out)
     return out

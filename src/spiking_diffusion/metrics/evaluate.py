@@ -17,8 +17,9 @@ from spiking_diffusion.metrics.reconstruction import mse, ssim_loss
 from spiking_diffusion.randomness import generator, make_deterministic
 from spiking_diffusion.training.devices import batches
 from spiking_diffusion.training.fsvae import load_fsvae
+from spiking_diffusion.training.sample import load_samples
 from spiking_diffusion.training.sdid import bits_per_token, load_sdid
-from spiking_diffusion.training.tokens import load_tokens, load_vqsvae
+from spiking_diffusion.training.tokens import load_vqsvae, tokens_of
 from spiking_diffusion.vqsvae.codebook import perplexity
 
 
@@ -33,8 +34,8 @@ def evaluate_run(params: Params, run: RunSettings, device: torch.device) -> Path
         artifacts.samples_path(run.name),
     )
     data = load_images(source)
-    samples = artifacts.read_npz(drawn)
-    if "images" not in samples or samples["images"].shape[1:] != data.shape:
+    samples = load_samples(params, run)
+    if samples["images"].shape[1:] != data.shape:
         raise artifacts.damaged(drawn, f"no images of shape {data.shape} in it")
     images = torch.from_numpy(samples["images"])
     if run.model == "fsvae":
@@ -45,7 +46,7 @@ def evaluate_run(params: Params, run: RunSettings, device: torch.device) -> Path
         inputs = [artifacts.model_path(run.name, model) for model in ("vqsvae", "sdid")] + [
             artifacts.tokens_path(run.name)
         ]
-        reconstructed, mean_mse, mean_ssim, own = _spiking_diffusion(run, data, device)
+        reconstructed, mean_mse, mean_ssim, own = _spiking_diffusion(params, run, data, device)
 
     test, train, seed = data.images["test"], data.images["train"], run.recipe.seed
     # as many real training images as test images: what a perfect model could hope for
@@ -75,11 +76,9 @@ def evaluate_run(params: Params, run: RunSettings, device: torch.device) -> Path
             "the model may have diverged"
         )
     out, kept = artifacts.metrics_path(run.name), artifacts.reconstructions_path(run.name)
-    artifacts.write_json(
-        artifacts.settings_path(out), pipeline.record(params, stage, run.name, [source, classifier, drawn, *inputs])
-    )
     artifacts.write_npz(kept, {"images": reconstructed.numpy()})
     artifacts.write_json(out, row)
+    pipeline.seal(pipeline.record(params, stage, run.name, [source, classifier, drawn, *inputs]), out, kept)
     return out
 
 
@@ -104,10 +103,10 @@ def _fsvae(run: RunSettings, data: ImageSet, device: torch.device) -> tuple[Tens
 
 
 def _spiking_diffusion(
-    run: RunSettings, data: ImageSet, device: torch.device
+    params: Params, run: RunSettings, data: ImageSet, device: torch.device
 ) -> tuple[Tensor, float, float, dict[str, Any]]:
     vqsvae, (sdid, diffusion) = load_vqsvae(run, device), load_sdid(run, device)
-    tokens = load_tokens(artifacts.tokens_path(run.name))
+    tokens = tokens_of(params, run)
     noise = generator(device, run.recipe.seed, "evaluate", "bound")
     spread, used = perplexity(tokens.splits["test"], tokens.size)
     own = {

@@ -13,7 +13,7 @@ from spiking_diffusion import artifacts, pipeline
 from spiking_diffusion.config import Params, RunSettings
 from spiking_diffusion.reporting.layout import MODELS, figure_inputs, figure_path
 from spiking_diffusion.reporting.picture import grid
-from spiking_diffusion.reporting.style import STYLE, save_figure
+from spiking_diffusion.reporting.style import FORMATS, STYLE, save_figure
 
 SIDE = 6
 """Images along each side of a panel of samples."""
@@ -26,8 +26,10 @@ def make_figure(params: Params, suite: str, kind: str) -> Path:
     runs = [params.resolve(name) for name in params.suites[suite]]
     with plt.rc_context(STYLE):
         figure = DRAW[kind](runs)
-        artifacts.write_json(artifacts.settings_path(out), pipeline.record(params, "figure", suite, inputs))
         save_figure(figure, out)
+    pipeline.seal(
+        pipeline.record(params, "figure", suite, inputs), out, *(out.with_suffix(f".{end}") for end in FORMATS)
+    )
     return out
 
 

@@ -27,9 +27,9 @@ def make_table(params: Params, suite: str) -> Path:
         if len(whole) and (whole % 1 == 0).all():  # counts that became floats beside an empty cell
             table[column] = table[column].astype("Int64")
     out = table_path(suite)
-    artifacts.write_json(artifacts.settings_path(out), pipeline.record(params, "table", suite, inputs))
     artifacts.write_text(out.with_suffix(".md"), to_markdown(table))
     artifacts.write_text(out, table.to_csv(index=False, float_format="%.6g", lineterminator="\n"))
+    pipeline.seal(pipeline.record(params, "table", suite, inputs), out, out.with_suffix(".md"))
     return out
 
 

@@ -56,5 +56,5 @@ def train_fsvae(params: Params, run: RunSettings, device: torch.device) -> Path:
     source = artifacts.data_path(run.dataset_name)
     data = load_images(source)
     return train_stage(
-        params, run, "fsvae", run.recipe.fsvae.train, source, device, lambda: FSVAETask(run, data, device)
+        params, run, "fsvae", run.recipe.fsvae.train, [source], device, lambda: FSVAETask(run, data, device)
     )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import hashlib
 import io
 import logging
 import math
@@ -20,10 +19,12 @@ from spiking_diffusion import artifacts, config
 from spiking_diffusion.errors import UserError
 from spiking_diffusion.randomness import generator
 from spiking_diffusion.snn import set_precision
+from spiking_diffusion.training.checkpoints import Checkpoints, Done, History
 
 log = logging.getLogger(__name__)
-History = list[dict[str, float]]
 CHECK_EVERY = 50
+SAVE_EVERY = 500
+"""Steps after which a checkpoint is left inside an epoch, a multiple of CHECK_EVERY."""
 
 
 class Task(Protocol):
@@ -56,11 +57,11 @@ def fit(
 ) -> History:
     """Train ``task`` and return one row of numbers per epoch.
 
-    A checkpoint is left in ``work`` after each epoch. Where one with the same ``identity`` is there, training
-    goes on from it; order and noise of an epoch depend on (seed, epoch) alone, so the result is the same as
-    without the interruption. Raises UserError if the batch is larger than the data, and if loss or gradient are not
-    finite: before the update on the CPU, within CHECK_EVERY steps and before the checkpoint on a GPU, where looking
-    at each step would keep it waiting.
+    A checkpoint is left in ``work`` after each epoch and each SAVE_EVERY steps. Where one with the same ``identity`` is
+    there, training goes on from it; order and noise of an epoch depend on (seed, epoch) alone, so the result is the
+    same as without the interruption. Raises UserError if the batch is larger than the data, if no checkpoint is
+    undamaged, and if loss or gradient are not finite: before the update on the CPU, within CHECK_EVERY steps and before
+    the checkpoint on a GPU, where looking at each step would keep it waiting.
     """
     from torch.utils.tensorboard import SummaryWriter  # slow to import, and stages that only load models come by here
 
@@ -81,18 +82,27 @@ def fit(
         weight_decay=settings.weight_decay,
         fused=True,
     )
-    history = _resume(task.module, optimiser, artifacts.canonical_json(identity), work, device)
-    if history:
-        log.info("%s: going on after epoch %d", name, len(history))
+    checkpoints = Checkpoints(work, artifacts.canonical_json(identity), task.module, optimiser)
+    done = checkpoints.resume(name, device)
+    history = done.history
+    if history or done.step:
+        log.info("%s: going on after epoch %d, step %d of the next", name, len(history), done.step)
+    good = f"{history[-1]['loss']:.4g} after epoch {len(history)}" if history else "none yet"
     per_epoch = -(-task.size // settings.batch_size)
     board = SummaryWriter(str(work / "tensorboard"), purge_step=len(history) + 1)
     for epoch in range(len(history) + 1, settings.epochs + 1):
         order = torch.randperm(task.size, generator=generator("cpu", seed, name, "order", epoch))
         noise = generator(device, seed, name, "noise", epoch)
-        sums: dict[str, Tensor] = defaultdict(lambda: torch.zeros((), device=device))
+        sums: dict[str, Tensor] = defaultdict(lambda: torch.zeros((), device=device), done.sums)
+        if done.noise is not None:
+            noise.set_state(done.noise.cpu())
+        first, done = done.step, Done(history)
         task.module.train()
         parts = order.split(settings.batch_size)
-        for step, index in enumerate(tqdm(parts, desc=f"{name} {epoch}/{settings.epochs}", leave=False, disable=None)):
+        bar = tqdm(
+            parts[first:], f"{name} {epoch}/{settings.epochs}", len(parts), leave=False, disable=None, initial=first
+        )
+        for step, index in enumerate(bar, first):
             progress = ((epoch - 1) * per_epoch + step) / (settings.epochs * per_epoch)
             for group in optimiser.param_groups:
                 group["lr"] = learning_rate(settings, progress)
@@ -103,13 +113,17 @@ def fit(
             for key, value in {**terms, "gradient_norm": gradient}.items():
                 sums[key] += value.detach() * len(index)
             if device.type == "cpu" or (step + 1) % CHECK_EVERY == 0 or step + 1 == len(parts):
-                _check_finite(f"{name}: epoch {epoch}, step {step}", terms["loss"], gradient, sums, history, settings)
+                where = f"epoch {epoch}, step {step}"
+                _check_finite(f"{name}: {where}", terms["loss"], gradient, sums, optimiser.param_groups[0]["lr"], good)
+                good = f"{terms['loss'].item():.4g} at {where}"
             optimiser.step()
+            if (step + 1) % SAVE_EVERY == 0 and step + 1 < len(parts):
+                checkpoints.save(Done(history, step + 1, dict(sums), noise.get_state()))
         task.module.eval()
         with torch.no_grad():
             row = {"epoch": epoch, **{k: float(v) / task.size for k, v in sums.items()}, **task.validate()}
         history.append(row)
-        _save(task.module, optimiser, artifacts.canonical_json(identity), history, work)
+        checkpoints.save(done)
         for key, number in row.items():
             board.add_scalar(key, number, epoch)
         log.info("%s: %s", name, ", ".join(f"{k} {v:.4g}" for k, v in row.items()))
@@ -118,58 +132,19 @@ def fit(
     return history
 
 
-def _check_finite(
-    where: str, loss: Tensor, gradient: Tensor, sums: dict[str, Tensor], history: History, settings: config.Train
-) -> None:
+def _check_finite(where: str, loss: Tensor, gradient: Tensor, sums: dict[str, Tensor], lr: float, good: str) -> None:
+    """The sums tell of every step since the last look."""
     if torch.isfinite(sums["loss"] + sums["gradient_norm"]):
         return
-    last = f"{history[-1]['loss']:.4g} after epoch {len(history)}" if history else "none yet"
     raise UserError(
-        f"{where}: the loss is {loss.item()} and its gradient {gradient.item()} (lr {settings.lr}, last finite epoch "
-        f"loss {last}): nothing of this epoch is kept; lower train.lr and run again"
+        f"{where}: the loss is {loss.item()} and its gradient {gradient.item()} (lr {lr:.4g}, last good loss {good}): "
+        "nothing of this step is kept; lower train.lr and run again"
     )
 
 
 def learning_rate(settings: config.Train, progress: float) -> float:
     """The rate when ``progress`` in [0, 1) of the training is done; ``cosine`` falls from ``lr`` to 0."""
     return settings.lr * (0.5 + 0.5 * math.cos(math.pi * progress) if settings.schedule == "cosine" else 1.0)
-
-
-def _checkpoints(work: Path) -> list[Path]:
-    return sorted(work.glob("epoch-*.pt"), reverse=True)
-
-
-def _save(module: nn.Module, optimiser: torch.optim.Optimizer, identity: str, history: History, work: Path) -> None:
-    """Keep the two newest checkpoints, in case the newest is found damaged. Each begins with its own SHA-256."""
-    content = io.BytesIO()
-    state = {"module": module.state_dict(), "optimiser": optimiser.state_dict(), "history": history}
-    torch.save({"identity": identity, **state}, content)
-    digest = hashlib.sha256(content.getbuffer()).hexdigest()
-    artifacts.write_bytes(work / f"epoch-{len(history):06d}.pt", digest.encode() + b"\n" + content.getvalue())
-    for old in _checkpoints(work)[2:]:
-        old.unlink()
-
-
-def _resume(
-    module: nn.Module, optimiser: torch.optim.Optimizer, identity: str, work: Path, device: torch.device
-) -> History:
-    """Load the newest undamaged checkpoint of this very training; remove those of another."""
-    for path in _checkpoints(work):
-        try:
-            digest, _, content = path.read_bytes().partition(b"\n")
-            if hashlib.sha256(content).hexdigest().encode() != digest:
-                raise ValueError("its checksum does not match")
-            state = torch.load(io.BytesIO(content), map_location=device, weights_only=True)
-        except Exception as error:  # unpickling refused content can raise anything
-            log.warning("%s is damaged (%s): trying the one before", path, " ".join(str(error).split())[:200])
-        else:
-            if state["identity"] == identity:
-                module.load_state_dict(state["module"])
-                optimiser.load_state_dict(state["optimiser"])
-                return list(state["history"])
-            log.warning("%s was made with other settings, data or code: not used", path)
-        path.unlink()
-    return []
 
 
 def save_history(path: Path, history: History) -> None:

@@ -65,9 +65,33 @@ def sample_run(params: Params, run: RunSettings, device: torch.device) -> Path:
     out = artifacts.samples_path(run.name)
     stage, models = ("fsvae_sample", ["fsvae"]) if fsvae else ("sample", ["vqsvae", "sdid"])
     inputs = [artifacts.model_path(run.name, model) for model in models]
-    artifacts.write_json(artifacts.settings_path(out), pipeline.record(params, stage, run.name, inputs))
-    artifacts.write_npz(out, {"images": images.numpy(), "network_calls": np.array(calls)})
+    content = {"images": images.numpy(), "network_calls": np.array(calls)}
+    made_by = {"model": artifacts.sha256(inputs[-1]), "stamp": pipeline.stamp(params, stage, run.name)}
+    artifacts.write_npz(out, content | {key: np.array(digest) for key, digest in made_by.items()})
+    pipeline.seal(pipeline.record(params, stage, run.name, inputs), out)
     return out
+
+
+def load_samples(params: Params, run: RunSettings) -> dict[str, np.ndarray]:
+    """``images`` (N, C, H, W) uint8 drawn from a run, ``network_calls``, and the hashes of what made them.
+
+    Raises UserError if the file is missing or damaged, or if other settings, other code or another model made it.
+    """
+    path = artifacts.samples_path(run.name)
+    stage, model = ("fsvae_sample", "fsvae") if run.model == "fsvae" else ("sample", "sdid")
+    samples = artifacts.read_npz(path)
+    images = samples.get("images")
+    if images is None or images.dtype != np.uint8 or images.ndim != 4 or not images.size:
+        raise artifacts.damaged(path, "no images (N, C, H, W) of type uint8 in it")
+    if missing := {"network_calls", "model", "stamp"} - samples.keys():
+        raise artifacts.damaged(path, f"no {', '.join(sorted(missing))} in it")
+    pipeline.check_stamp(params, stage, run.name, path, str(samples["stamp"]))
+    weights = artifacts.model_path(run.name, model)
+    if str(samples["model"]) != artifacts.sha256(weights):
+        raise UserError(
+            f"{path} was drawn from another model than {weights}: make it again with `snakemake --cores all {path}`"
+        )
+    return samples
 
 
 def sample_picture(run: RunSettings, n: int, out: Path, device: torch.device) -> Path:

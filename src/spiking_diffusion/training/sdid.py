@@ -15,7 +15,7 @@ from spiking_diffusion.errors import UserError
 from spiking_diffusion.randomness import generator
 from spiking_diffusion.training.devices import batches
 from spiking_diffusion.training.stage import train_stage
-from spiking_diffusion.training.tokens import TokenSet, load_tokens
+from spiking_diffusion.training.tokens import TokenSet, tokens_of
 from spiking_diffusion.training.weights import load_weights
 
 
@@ -85,8 +85,15 @@ class SDIDTask:
 
 def train_sdid(params: Params, run: RunSettings, device: torch.device) -> Path:
     """Train the SDID of a run on its tokens."""
-    source = artifacts.tokens_path(run.name)
-    tokens = load_tokens(source)
+    sources = [artifacts.tokens_path(run.name), artifacts.model_path(run.name, "vqsvae")]
+    tokens = tokens_of(params, run)
     return train_stage(
-        params, run, "sdid", run.recipe.sdid.train, source, device, lambda: SDIDTask(run, tokens, device), tokens.vqsvae
+        params,
+        run,
+        "sdid",
+        run.recipe.sdid.train,
+        sources,
+        device,
+        lambda: SDIDTask(run, tokens, device),
+        tokens.vqsvae,
     )

@@ -19,20 +19,20 @@ def train_stage(
     run: RunSettings,
     model: str,
     settings: config.Train,
-    source: Path,
+    sources: list[Path],
     device: torch.device,
     make_task: Callable[[], Task],
     made_from: str = "",
 ) -> Path:
-    """Train ``model`` of a run on ``source`` and write weights, history and settings. Returns the weights' path."""
+    """Train ``model`` of a run on ``sources`` and write weights, history and settings. Returns the weights' path."""
     make_deterministic(settings.threads)
-    identity = pipeline.record(params, model, run.name, [source])
+    identity = pipeline.record(params, model, run.name, sources)
     seed_initialisation(run.recipe.seed, model)
     task = make_task()
     task.module.to(device)
     history = fit(task, settings, run.recipe.seed, identity, Path("work", run.name, model), device)
     out = artifacts.model_path(run.name, model)
-    artifacts.write_json(artifacts.settings_path(out), identity)
     save_history(artifacts.history_path(out), history)
     save_weights(out, task.module, made_from)
+    pipeline.seal(identity, out, artifacts.history_path(out))
     return out

@@ -59,5 +59,5 @@ def train_vqsvae(params: Params, run: RunSettings, device: torch.device) -> Path
     source = artifacts.data_path(run.dataset_name)
     data = load_images(source)
     return train_stage(
-        params, run, "vqsvae", run.recipe.vqsvae.train, source, device, lambda: VQSVAETask(run, data, device)
+        params, run, "vqsvae", run.recipe.vqsvae.train, [source], device, lambda: VQSVAETask(run, data, device)
     )

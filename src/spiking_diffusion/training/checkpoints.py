@@ -1,0 +1,93 @@
+"""States of a training on disk, to resume from."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import logging
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from spiking_diffusion import artifacts
+from spiking_diffusion.errors import UserError
+
+log = logging.getLogger(__name__)
+History = list[dict[str, float]]
+
+
+@dataclass
+class Done:
+    """How far a training is: the rows of its whole epochs; of the epoch under way its steps, sums and noise."""
+
+    history: History
+    step: int = 0
+    sums: dict[str, Tensor] = field(default_factory=dict)
+    noise: Tensor | None = None
+
+
+class Checkpoints:
+    """The two newest states of a training in ``work``, the older in case the newer is found damaged.
+
+    Each file begins with its own SHA-256, and holds ``identity``: the settings, data and code it belongs to.
+    """
+
+    def __init__(self, work: Path, identity: str, module: nn.Module, optimiser: torch.optim.Optimizer) -> None:
+        self.work, self.identity, self.module, self.optimiser = work, identity, module, optimiser
+
+    def _paths(self) -> list[Path]:
+        """Newest first."""
+        return sorted(self.work.glob("epoch-*.pt"), key=lambda path: path.stem, reverse=True)
+
+    def save(self, done: Done) -> None:
+        """Leave a checkpoint, and remove all but two."""
+        content = io.BytesIO()
+        state = {"module": self.module.state_dict(), "optimiser": self.optimiser.state_dict(), "done": vars(done)}
+        torch.save({"identity": self.identity, **state}, content)
+        digest = hashlib.sha256(content.getbuffer()).hexdigest()
+        inside = f"-{done.step:06d}" if done.step else ""
+        path = self.work / f"epoch-{len(done.history):06d}{inside}.pt"
+        artifacts.write_atomic(path, lambda file: file.writelines([digest.encode(), b"\n", content.getbuffer()]))
+        for old in self._paths()[2:]:
+            old.unlink()
+
+    def resume(self, name: str, device: torch.device) -> Done:
+        """Load the newest undamaged checkpoint of this very training, and remove those of another.
+
+        Raises UserError where all that is there is damaged: to begin anew is for the user to decide.
+        """
+        found, useless, damaged = None, [], []
+        for left in self.work.glob(".epoch-*"):  # of a save that was killed
+            left.unlink()
+        for path in self._paths():
+            try:
+                state = self._read(path, device)
+                if state["identity"] == self.identity:
+                    self.module.load_state_dict(state["module"])
+                    self.optimiser.load_state_dict(state["optimiser"])
+                    found = Done(**state["done"])
+                    break
+            except Exception as error:  # unpickling refused content can raise anything
+                log.warning("%s is damaged (%s): trying the one before", path, " ".join(str(error).split())[:200])
+                damaged.append(path)
+            else:
+                log.warning("%s was made with other settings, data or code: not used", path)
+                useless.append(path)
+        if damaged and found is None:
+            raise UserError(
+                f"{name}: no checkpoint is left that is not damaged ({', '.join(map(str, damaged))}): put a copy "
+                f"back, or delete {self.work} to train from the start"
+            )
+        for path in [*useless, *damaged]:
+            path.unlink()
+        return found or Done([])
+
+    @staticmethod
+    def _read(path: Path, device: torch.device) -> dict[str, Any]:
+        digest, _, content = path.read_bytes().partition(b"\n")
+        if hashlib.sha256(content).hexdigest().encode() != digest:
+            raise ValueError("its checksum does not match")
+        return torch.load(io.BytesIO(content), map_location=device, weights_only=True)
