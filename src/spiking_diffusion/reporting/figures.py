@@ -26,10 +26,9 @@ def make_figure(params: Params, suite: str, kind: str) -> Path:
     runs = [params.resolve(name) for name in params.suites[suite]]
     with plt.rc_context(STYLE):
         figure = DRAW[kind](runs)
+        record = pipeline.record(params, "figure", suite, inputs)
         save_figure(figure, out)
-    pipeline.seal(
-        pipeline.record(params, "figure", suite, inputs), out, *(out.with_suffix(f".{end}") for end in FORMATS)
-    )
+    pipeline.seal(record, *(out.with_suffix(f".{end}") for end in FORMATS))
     return out
 
 
