@@ -12,15 +12,17 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
-from spiking_diffusion import __version__
+from spiking_diffusion import __version__, artifacts, locks, pipeline
 from spiking_diffusion.config import Params, RunSettings, load_params
 from spiking_diffusion.errors import UserError, unknown
-from spiking_diffusion.reporting.layout import FIGURES
+from spiking_diffusion.reporting.layout import FIGURES, figure_path, table_path
 
 # Modules that import torch are imported inside the commands: `--help` and bad input answer at once.
 
 
+log = logging.getLogger(__name__)
 BENCHES = ("vqsvae", "sdid", "fsvae", "sample")
 
 
@@ -124,10 +126,13 @@ def main(argv: list[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("interrupted: the same command goes on from the last epoch", file=sys.stderr)
+        print("interrupted: the same command goes on from the last checkpoint, where there is one", file=sys.stderr)
         return 130
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except OSError as error:
+        print(f"error: {error}: mend that and run the same command again", file=sys.stderr)
+        return 2
     return 0
 
 
@@ -141,6 +146,44 @@ def _run(args: argparse.Namespace) -> None:
     if "dataset" in args:
         params.dataset(args.dataset)
     run = params.resolve(args.run) if "run" in args else None
+    job = _job(args, run)
+    if job is None:
+        _do(args, params, run)
+        return
+    stage, name, out, *others = job
+    with locks.alone(out, *others) as waited:
+        if waited and pipeline.is_made(params, stage, name, out):
+            log.info("%s is there now, made with the same settings from the same files", out)
+            print(out)
+        else:
+            _do(args, params, run)
+
+
+def _job(args: argparse.Namespace, run: RunSettings | None) -> tuple[Any, ...] | None:
+    """Stage, name and outputs of a command that writes results; None for one that does not."""
+    name = run.name if run else args.dataset if "dataset" in args else ""
+    prefix = "fsvae_" if run and run.model == "fsvae" else ""
+    match args.command:
+        case "fetch":
+            return "fetch", name, artifacts.data_path(name)
+        case "train" if run is None:
+            return "classifier", name, artifacts.classifier_path(name)
+        case "train":
+            return args.model, name, artifacts.model_path(name, args.model)
+        case "encode":
+            return "tokens", name, artifacts.tokens_path(name)
+        case "sample" if args.out is None:
+            return f"{prefix}sample", name, artifacts.samples_path(name)
+        case "evaluate":
+            return f"{prefix}evaluate", name, artifacts.metrics_path(name), artifacts.reconstructions_path(name)
+        case "table":
+            return "table", args.suite, table_path(args.suite)
+        case "figure":
+            return "figure", args.suite, figure_path(args.suite, args.kind)
+    return None
+
+
+def _do(args: argparse.Namespace, params: Params, run: RunSettings | None) -> None:
     match args.command:
         case "show":
             assert run
@@ -173,7 +216,16 @@ def _run(args: argparse.Namespace) -> None:
                 raise UserError("report reads params.yaml of this folder, as Snakemake does: leave out --params")
             _report(args.suite)
         case _:
-            _on_device(args, params, run)
+            import torch
+
+            try:
+                _on_device(args, params, run)
+            except torch.OutOfMemoryError as error:
+                sizes = {"train": f"{args.model}.train" if run else "classifier", "encode": "vqsvae.train"}
+                raise UserError(
+                    f"the GPU's memory is full ({str(error).splitlines()[0]}): lower "
+                    f"{sizes.get(args.command, args.command)}.batch_size in params.yaml, or pass --device cpu"
+                ) from error
 
 
 def _on_device(args: argparse.Namespace, params: Params, run: RunSettings | None) -> None:

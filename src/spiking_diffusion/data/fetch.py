@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
-from filelock import FileLock, Timeout
 
 from spiking_diffusion import artifacts, pipeline
 from spiking_diffusion.artifacts import SPLITS
@@ -18,47 +14,20 @@ from spiking_diffusion.data.formats import Arrays, read_dataset
 from spiking_diffusion.data.sources import Found, locate, obtain
 from spiking_diffusion.errors import UserError
 
-log = logging.getLogger(__name__)
 DOWNLOADS = Path("work/downloads")
 
 
 def fetch(params: Params, name: str) -> Path:
-    """Obtain, verify, split and store one dataset. Of two calls at once for one dataset the second waits."""
+    """Obtain, verify, split and store one dataset."""
     dataset = params.dataset(name)
-    with _alone(name):
-        found = {
-            role: locate(name, role, file, dataset.format == "folder")
-            if isinstance(file, LocalFile)
-            else obtain(name, file, DOWNLOADS / name)
-            for role, file in dataset.files.items()
-        }
-        arrays = read_dataset(dataset, {role: file.path for role, file in found.items()})
-        return _store(params, name, _split(name, dataset, arrays), found)
-
-
-@contextmanager
-def _alone(name: str) -> Iterator[None]:
-    """Hold the dataset's lock, which the system takes back from a process that dies, and clear up after such a one."""
-    out = artifacts.data_path(name)
-    try:
-        DOWNLOADS.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(DOWNLOADS / f"{name}.lock")
-        try:
-            lock.acquire(blocking=False)
-        except Timeout:
-            log.info("%s is being fetched already: waiting for that to end", name)
-            lock.acquire()
-    except OSError as error:
-        raise UserError(
-            f"cannot write {DOWNLOADS} ({error.strerror or error}): "
-            "free the space or the permission and run the same command again"
-        ) from error
-    try:
-        for left in out.parent.glob(f".{name}.*"):
-            left.unlink(missing_ok=True)
-        yield
-    finally:
-        lock.release()
+    found = {
+        role: locate(name, role, file, dataset.format == "folder")
+        if isinstance(file, LocalFile)
+        else obtain(name, file, DOWNLOADS / name)
+        for role, file in dataset.files.items()
+    }
+    arrays = read_dataset(dataset, {role: file.path for role, file in found.items()})
+    return _store(params, name, _split(name, dataset, arrays), found)
 
 
 def _store(params: Params, name: str, splits: Arrays, found: dict[str, Found]) -> Path:

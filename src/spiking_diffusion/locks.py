@@ -1,0 +1,62 @@
+"""One writer at a time: a lock per output, which the system takes back from a process that dies.
+
+Snakemake's own lock covers a whole folder and ends with whichever instance ends first, and DVC knows nothing of it.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import platform
+import shlex
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from spiking_diffusion import artifacts
+from spiking_diffusion.errors import UserError
+
+log = logging.getLogger(__name__)
+LOCKS = Path("work/locks")
+
+
+@contextmanager
+def alone(*outputs: Path) -> Iterator[bool]:
+    """Hold the lock of ``outputs``; a second caller waits, and its log names the first.
+
+    Yields whether there was a wait, after which the outputs may be there. What killed writers of them left is removed.
+    """
+    name = "-".join(outputs[0].with_suffix("").parts[1:])
+    lock, holder = FileLock(LOCKS / f"{name}.lock"), LOCKS / f"{name}.holder"
+    try:
+        LOCKS.mkdir(parents=True, exist_ok=True)
+        try:
+            lock.acquire(blocking=False)
+            waited = False
+        except Timeout:
+            log.info("%s is being made by %s: waiting for that to end", outputs[0], _read(holder))
+            lock.acquire(poll_interval=0.2)
+            waited = True
+    except OSError as error:
+        raise UserError(
+            f"cannot write {LOCKS} ({error.strerror or error}): "
+            "free the space or the permission and run the same command again"
+        ) from error
+    try:
+        artifacts.write_text(holder, f"process {os.getpid()} on {platform.node()} ({shlex.join(sys.argv)})")
+        for path in outputs:
+            artifacts.clear_leftovers(path)
+        yield waited
+    finally:
+        holder.unlink(missing_ok=True)
+        lock.release()
+
+
+def _read(holder: Path) -> str:
+    try:
+        return holder.read_text(encoding="utf-8")
+    except OSError:  # it has only just begun
+        return "another process"
