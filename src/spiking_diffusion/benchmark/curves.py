@@ -1,0 +1,168 @@
+"""Whole trainings on ``digits`` by the plain networks and by ours, in float32 and bfloat16: what speed changed.
+
+    python -m spiking_diffusion.benchmark.curves --epochs 20 --seeds 3 --out docs/curves
+
+Recipe ``quick``; weights, order and noise at the start are the same for all three ways. Spikes amplify rounding, so the
+curves part after some steps, as those of two seeds do; what can be compared is where they end. A run that was
+interrupted goes on.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+from pathlib import Path
+from typing import Any
+
+import matplotlib.pyplot as plt
+import pandas as pd
+import torch
+from torch import Tensor, nn
+
+from spiking_diffusion import artifacts
+from spiking_diffusion.benchmark import plain
+from spiking_diffusion.config import Params, load_params
+from spiking_diffusion.data.images import load_images, to_unit
+from spiking_diffusion.randomness import make_deterministic, seed_initialisation
+from spiking_diffusion.reporting.style import STYLE
+from spiking_diffusion.training.devices import batches
+from spiking_diffusion.training.fsvae import FSVAETask
+from spiking_diffusion.training.loop import Task, fit
+from spiking_diffusion.training.sdid import SDIDTask
+from spiking_diffusion.training.tokens import TokenSet
+from spiking_diffusion.training.vqsvae import VQSVAETask
+
+WAYS = ("plain", "float32", "bfloat16")
+LABELS = {"plain": "plain SpikingJelly, float32", "float32": "ours, float32", "bfloat16": "ours, bfloat16"}
+TITLES = {"vqsvae": "VQ-SVAE", "sdid": "SDID", "fsvae": "FSVAE"}
+
+
+class _Plain:
+    """A task with its network written plainly."""
+
+    def __init__(self, ours: VQSVAETask | SDIDTask | FSVAETask) -> None:
+        self.ours = ours
+        self.size = ours.size
+        self.module: nn.Module = (
+            plain.PlainVQSVAE(ours.module)
+            if isinstance(ours, VQSVAETask)
+            else plain.PlainSDID(ours.module)
+            if isinstance(ours, SDIDTask)
+            else plain.PlainFSVAE(ours.module)
+        )
+
+    def loss(self, index: Tensor, noise: torch.Generator, progress: float) -> dict[str, Tensor]:
+        task, module = self.ours, self.module
+        if isinstance(task, SDIDTask):
+            tokens = task.tokens[index]
+            t = task.diffusion.draw_t(len(tokens), noise, task.device)
+            noisy = task.diffusion.q_sample(tokens, t, noise)
+            return {"loss": task.diffusion.bound(module(noisy, t), tokens, noisy, t).mean()}
+        images = to_unit(task.images[index])
+        if isinstance(task, FSVAETask):
+            return {"loss": plain.plain_fsvae_loss(module(images, progress, noise), images, task.settings)}
+        assert isinstance(module, plain.PlainVQSVAE)
+        out = module(images)
+        module.codebook.update(out.z_e, out.tokens, noise)
+        return {"loss": plain.plain_vqsvae_loss(out, images, task.variance, task.settings)}
+
+    def validate(self) -> dict[str, float]:
+        return {}
+
+
+def train_all(params: Params, epochs: int, seeds: int, work: Path) -> pd.DataFrame:
+    """Losses by (model, way, seed, epoch) on the CPU with one thread; SDID learns the tokens of our float32 VQ-SVAE."""
+    make_deterministic(1)
+    device = torch.device("cpu")
+    base = params.resolve("digits")
+    data = load_images(artifacts.data_path(base.dataset_name))
+    rows: list[dict[str, Any]] = []
+    for seed in range(seeds):
+        run = base.model_copy(update={"recipe": base.recipe.model_copy(update={"seed": seed})})
+        tokens: TokenSet | None = None
+        for model in TITLES:
+            for way in ("float32", "plain", "bfloat16"):
+                seed_initialisation(seed, model)
+                ours: VQSVAETask | SDIDTask | FSVAETask
+                if model == "sdid":
+                    assert tokens
+                    ours = SDIDTask(run, tokens, device)
+                else:
+                    ours = (VQSVAETask if model == "vqsvae" else FSVAETask)(run, data, device)
+                task: Task = _Plain(ours) if way == "plain" else ours
+                settings = getattr(run.recipe, model).train.model_copy(
+                    update={"epochs": epochs, "precision": "bfloat16" if way == "bfloat16" else "float32"}
+                )
+                identity = {"stage": "curves", "name": model, "way": way, "seed": seed, "epochs": epochs}
+                history = fit(task, settings, seed, identity, work / f"{model}-{way}-{seed}", device)
+                rows += [
+                    {"model": model, "way": way, "seed": seed, "epoch": r["epoch"], "loss": r["loss"]} for r in history
+                ]
+                if isinstance(ours, VQSVAETask) and way == "float32":
+                    tokens = _encode(ours, data.images, device)
+    return pd.DataFrame(rows)
+
+
+@torch.no_grad()
+def _encode(task: VQSVAETask, images: dict[str, Tensor], device: torch.device) -> TokenSet:
+    size = task.settings.codebook.size
+    splits = {
+        split: torch.cat([task.module.encode(to_unit(part)) for part in batches(images[split], 100, device)])
+        for split in ("train", "validation")
+    }
+    return TokenSet(splits, size, "")
+
+
+def summary(losses: pd.DataFrame) -> pd.DataFrame:
+    """The last epoch's loss over the seeds, and how far each way's mean is from the plain one's, in percent."""
+    last = losses[losses["epoch"] == losses["epoch"].max()]
+    table = (
+        last.groupby(["model", "way"])["loss"]
+        .agg(["mean", "std", "count"])
+        .reindex(pd.MultiIndex.from_product([TITLES, WAYS], names=["model", "way"]))
+    )
+    plainly = table.xs("plain", level="way")["mean"].reindex(table.index.get_level_values("model")).to_numpy()
+    table["percent_off_plain"] = 100 * (table["mean"] / plainly - 1)
+    return table.reset_index()
+
+
+def draw(losses: pd.DataFrame, out: Path) -> None:
+    """Curves of all seeds, one panel a model."""
+    with plt.rc_context(STYLE):
+        figure, axes = plt.subplots(1, 3, figsize=(9.5, 2.8), layout="constrained")
+        for axis, (model, title) in zip(axes, TITLES.items(), strict=True):
+            for way, style in zip(WAYS, ("-", "--", ":"), strict=True):
+                here = losses[(losses["model"] == model) & (losses["way"] == way)]
+                for seed, one in here.groupby("seed"):
+                    axis.plot(
+                        one["epoch"],
+                        one["loss"],
+                        style,
+                        color=f"C{WAYS.index(way)}",
+                        label=LABELS[way] if seed == 0 else None,
+                    )
+            axis.set(title=title, xlabel="epoch", ylabel="training loss", yscale="log")
+        axes[0].legend(fontsize=7)
+        figure.savefig(out, metadata={"Software": None})
+        plt.close(figure)
+
+
+def main() -> None:
+    """Train, and write OUT.csv (every epoch), OUT.md (where they end) and OUT.png."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--epochs", type=int, default=20)
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--out", type=Path, required=True)
+    args = parser.parse_args()
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    losses = train_all(load_params(), args.epochs, args.seeds, Path("work/curves"))
+    artifacts.write_text(
+        args.out.with_suffix(".csv"), losses.to_csv(index=False, float_format="%.6g", lineterminator="\n")
+    )
+    draw(losses, args.out.with_suffix(".png"))
+    lines = summary(losses)
+    print(lines.to_string(index=False, float_format=lambda x: f"{x:.4g}"))
+
+
+if __name__ == "__main__":
+    main()
