@@ -41,6 +41,7 @@ format: setup
 generated: setup
 	spiking-diffusion dvc > dvc.yaml
 	spiking-diffusion schema > workflow/schemas/params.schema.json
+	spiking-diffusion recipes > docs/recipes.md
 
 # needs uv; the lock names no index, so that any mirror serves it
 lock:

@@ -113,6 +113,7 @@ def build_parser() -> argparse.ArgumentParser:
     command("show", "print the complete setting of a run as JSON", on_run)
     command("dvc", "print dvc.yaml, the same pipeline for DVC")
     command("schema", "print the JSON schema of params.yaml")
+    command("recipes", "print all recipes side by side, in Markdown")
     return parser
 
 
@@ -195,6 +196,10 @@ def _do(args: argparse.Namespace, params: Params, run: RunSettings | None) -> No
             found = bench(params, args.recipe, args.what, *options)
             lines = "\n".join(f"{key}: {value}" for key, value in found.items())
             print(json.dumps(found, indent=2) if args.json else lines)
+        case "recipes":
+            from spiking_diffusion.reporting.recipes import recipes_page
+
+            print(recipes_page(params), end="")
         case "dvc":
             from spiking_diffusion.projection import dvc_yaml
 

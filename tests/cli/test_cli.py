@@ -66,6 +66,7 @@ def files():
                 "show",
                 "dvc",
                 "schema",
+                "recipes",
                 "--version",
             ],
         ),
@@ -84,6 +85,7 @@ def files():
         ("show", ["--run", "--params"]),
         ("dvc", ["--params"]),
         ("schema", []),
+        ("recipes", ["--params"]),
     ],
 )
 def test_help(command, options):
@@ -128,7 +130,7 @@ def test_dvc_is_yaml():
     assert "stages" in yaml.safe_load(done.stdout)
 
 
-@pytest.mark.parametrize("command", ["show --run digits", "dvc", "schema"])
+@pytest.mark.parametrize("command", ["show --run digits", "dvc", "schema", "recipes"])
 def test_reader_that_goes_away_is_no_error(command):
     """``spiking-diffusion schema | head``."""
     read, write = os.pipe()

@@ -13,6 +13,7 @@ from spiking_diffusion import config
 from spiking_diffusion.config import Params, check_params, load_params, read_yaml
 from spiking_diffusion.errors import UserError
 from spiking_diffusion.projection import dvc_yaml
+from spiking_diffusion.reporting.recipes import recipes_page
 
 ROOT = Path(__file__).parents[2]
 TEXT = (ROOT / "params.yaml").read_text(encoding="utf-8")
@@ -405,3 +406,18 @@ def test_schema_is_in_step_with_the_code():
 
 def test_dvc_yaml_is_in_step_with_the_code():
     assert generated("dvc.yaml") == dvc_yaml(PARAMS), "run `make generated`"
+
+
+def test_recipes_page_is_in_step_with_params():
+    assert generated("docs/recipes.md") == recipes_page(PARAMS), "run `make generated`"
+
+
+def test_recipes_page_has_every_key_and_marks_differences():
+    page = recipes_page(PARAMS).splitlines()
+    rows = {
+        line.split("|")[1].strip(): [cell.strip() for cell in line.split("|")[2:-1]] for line in page if "| `" in line
+    }
+    recipes = list(PARAMS.recipes)
+    assert rows["`vqsvae.codebook.init`"][recipes.index("released")] == "**normal**"
+    assert rows["`neuron.tau`"] == ["2.0"] * len(recipes)
+    assert rows["`sdid.channels`"][0] == "[64, 128, 256, 512, 256]"
