@@ -50,6 +50,11 @@ def tokens_path(run: str) -> Path:
     return Path("results/tokens", f"{run}.npz")
 
 
+def tuning_path(run: str) -> Path:
+    """The temperature that was chosen; every setting that was tried lies beside it as CSV."""
+    return Path("results/tuning", f"{run}.json")
+
+
 def samples_path(run: str) -> Path:
     """Generated images."""
     return Path("results/samples", f"{run}.npz")
@@ -175,17 +180,28 @@ def read_npz(path: Path) -> dict[str, np.ndarray]:
     require(path)
     try:
         with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
-            return dict(arrays)
+            return {name: _array(arrays, name) for name in arrays}
     except Exception as error:  # zipfile, zlib, numpy and struct each have their own
         raise damaged(path, error) from error
 
 
 def read_array(path: Path, name: str) -> np.ndarray:
-    """One array of an .npz. Raises UserError if the file is missing or damaged or lacks it."""
-    arrays = read_npz(path)
+    """One array of an .npz; the others are not read. Raises UserError if it is missing or damaged."""
+    require(path)
+    try:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
+            return _array(arrays, name)
+    except Exception as error:
+        raise damaged(path, error) from error
+
+
+def _array(arrays: Mapping[str, Any], name: str) -> np.ndarray:
     if name not in arrays:
-        raise damaged(path, f"it has no array {name!r}")
-    return arrays[name]
+        raise ValueError(f"it has no array {name!r}")
+    array = arrays[name]
+    if not isinstance(array, np.ndarray):  # numpy hands out the bytes of a member that is none
+        raise ValueError(f"{name!r} is no array")
+    return array
 
 
 def read_json(path: Path) -> Any:

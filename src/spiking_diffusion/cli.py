@@ -78,6 +78,12 @@ def build_parser() -> argparse.ArgumentParser:
         into=models,
     )
     command("encode", "turn a run's images into tokens -> results/tokens/RUN.npz", on_run, device)
+    command(
+        "tune",
+        "try temperatures and numbers of steps against validation images -> results/tuning/RUN.json and .csv",
+        on_run,
+        device,
+    )
     sample = command(
         "sample", "draw images from a trained run -> results/samples/RUN.npz, or a picture", on_run, device
     )
@@ -244,7 +250,7 @@ def _on_device(args: argparse.Namespace, params: Params, run: RunSettings | None
         print(train_classifier(params, args.dataset, device))
         return
     fsvae = args.command == "train" and args.model == "fsvae"
-    if args.command in ("train", "encode") and fsvae != (run.model == "fsvae"):
+    if args.command in ("train", "encode", "tune") and fsvae != (run.model == "fsvae"):
         raise UserError(
             f"{run.name!r} is a {run.model} run: "
             f"{'name a baseline' if fsvae else 'name a run under runs:'} in params.yaml for this command"
@@ -266,6 +272,10 @@ def _on_device(args: argparse.Namespace, params: Params, run: RunSettings | None
             from spiking_diffusion.training.tokens import encode_run
 
             print(encode_run(params, run, device))
+        case "tune", _:
+            from spiking_diffusion.training.tune import tune_run
+
+            print(tune_run(params, run, device).read_text(), end="")
         case "sample", _:
             from spiking_diffusion.training.sample import sample_picture, sample_run
 

@@ -262,15 +262,27 @@ class FSVAE(Section):
 class Sample(Section):
     """How images are drawn. FSVAE reads ``n``, ``batch_size`` and ``threads`` alone.
 
-    ``temperature`` divides the logits of SDID. ``steps``: in how many steps all tokens are revealed, at most T_d.
+    ``temperature`` divides the logits of SDID; ``tuned`` is the one that the stage ``tune`` chose. ``steps``: in how
+    many steps all tokens are revealed, at most T_d.
     """
 
     n: Annotated[int, Field(ge=2)]
     batch_size: Count
     sampler: Literal["ancestral"]
     steps: Literal["all"] | Count
-    temperature: Positive
+    temperature: Literal["tuned"] | Positive
     threads: Count
+
+
+class Tune(Section):
+    """What the stage ``tune`` tries on ``n`` images each: every temperature, and at the best every number of steps.
+
+    Numbers of steps above the number of tokens mean all of them.
+    """
+
+    n: Annotated[int, Field(ge=2)]
+    temperatures: Annotated[list[Positive], Field(min_length=1)]
+    steps: list[Count]
 
 
 class Evaluate(Section):
@@ -292,6 +304,7 @@ class Recipe(Section):
     sdid: SDID
     fsvae: FSVAE
     sample: Sample
+    tune: Tune
     evaluate: Evaluate
 
 
@@ -331,6 +344,11 @@ class RunSettings(Section):
     dataset: Dataset
     recipe_name: Name
     recipe: Recipe
+
+    @property
+    def tuned(self) -> bool:
+        """Whether the stage ``tune`` chooses its temperature."""
+        return self.model == "spiking-diffusion" and self.recipe.sample.temperature == "tuned"
 
 
 class Params(Section):

@@ -57,6 +57,19 @@ STAGES = {
         ),
     ),
     "fsvae": Stage(("seed", "neuron", "fsvae"), (*_FSVAE, *_TRAINING, "training/fsvae.py")),
+    "tune": Stage(
+        ("seed", "neuron", "vqsvae", "sdid", "sample", "tune", "evaluate"),
+        (
+            *_VQSVAE,
+            "diffusion",
+            "metrics/classifier.py",
+            "metrics/features.py",
+            "training/sample.py",
+            "training/sdid.py",
+            "training/tokens.py",
+            "training/tune.py",
+        ),
+    ),
     "sample": Stage(("seed", "neuron", "vqsvae", "sdid", "sample"), (*_VQSVAE, "diffusion", "training/sample.py")),
     "fsvae_sample": Stage(("seed", "neuron", "fsvae", "sample"), (*_FSVAE, "training/sample.py")),
     "evaluate": Stage(

@@ -7,6 +7,7 @@ this module and with Snakemake's graph.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from spiking_diffusion.artifacts import (
     settings_path,
     sheet_path,
     tokens_path,
+    tuning_path,
 )
 from spiking_diffusion.config import Params
 from spiking_diffusion.pipeline import STAGES
@@ -60,7 +62,10 @@ def dvc_yaml(params: Params) -> str:
             if model == "vqsvae":
                 stages["tokens"] = _loop(section, "tokens", [data, out], None, tokens)
         sample, evaluate = f"{prefix}sample", f"{prefix}evaluate"
-        stages[sample] = _loop(section, sample, weights, None, [samples_path(one)])
+        if section == "baselines":
+            stages[sample] = _loop(section, sample, weights, None, [samples_path(one)])
+        else:
+            stages |= _tune_and_sample(params, [data, classifier], weights)
         inputs = [data, classifier, samples_path(one), *weights, *tokens]
         stages[evaluate] = _loop(
             section, evaluate, inputs, None, [], metrics=[metrics_path(one)], extra=[reconstructions_path(one)]
@@ -68,6 +73,29 @@ def dvc_yaml(params: Params) -> str:
     for suite in params.suites:
         stages[f"suite-{suite}"] = _suite(params, suite)
     return HEADER + yaml.safe_dump({"stages": stages}, sort_keys=False, width=200)
+
+
+def _tune_and_sample(params: Params, measured_by: list[Path], weights: list[Path]) -> dict[str, Any]:
+    """``sample``, and before it ``tune`` for runs with ``temperature: tuned``. DVC's loops cannot tell those from the
+    others: where there are such runs, all are listed by name."""
+    one, chosen = "${key}", tuning_path("${key}")
+    sample = _loop("runs", "sample", weights, None, [samples_path(one)])
+    tuned = [name for name in params.runs if params.resolve(name).tuned]
+    if not tuned:
+        return {"sample": sample}
+
+    def over(names: Iterable[str]) -> dict[str, Any]:
+        return {
+            "foreach": {
+                name: {"dataset": params.runs[name].dataset, "recipe": params.runs[name].recipe} for name in names
+            }
+        }
+
+    tune = _loop("runs", "tune", [*measured_by, *weights], None, [chosen], extra=[chosen.with_suffix(".csv")])
+    after = _loop("runs", "sample", [chosen, *weights], None, [samples_path(one)])
+    stages = {"tune": tune | over(tuned), "sample-tuned": after | over(tuned)}
+    others = [name for name in params.runs if name not in tuned]
+    return stages | ({"sample": sample | over(others)} if others else {})
 
 
 def _stage(

@@ -8,6 +8,7 @@ import os
 import pickle
 import stat
 import time
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,7 @@ import pytest
 from spiking_diffusion import artifacts
 from spiking_diffusion.artifacts import (
     canonical_json,
+    read_array,
     read_json,
     read_npz,
     write_atomic,
@@ -228,6 +230,17 @@ def test_damaged_npz(tmp_path, damage):
     message = refusal(read_npz, path)
     assert f"{path} is damaged" in message
     assert "delete it" in message
+
+
+def test_npz_with_something_else_in_it(tmp_path):
+    """For a member that is no array, numpy returns bytes."""
+    path = tmp_path / "x.npz"
+    write_npz(path, {"a": np.arange(3)})
+    with zipfile.ZipFile(path, "a") as file:
+        file.writestr("b.npy", b"text")
+    assert "damaged" in refusal(read_npz, path)
+    assert "damaged" in refusal(lambda p: read_array(p, "b"), path)
+    assert read_array(path, "a").tolist() == [0, 1, 2], "another array was read along"
 
 
 @pytest.mark.parametrize(

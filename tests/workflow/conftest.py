@@ -71,6 +71,7 @@ def tiny(project: Project) -> Project:
     recipe["fsvae"] |= {"T": 2, "channels": [4, 4], "code_dim": 4, "latent_dim": 4, "k": 2}
     recipe["fsvae"]["train"] |= train
     recipe["sample"] |= {"n": 40, "batch_size": 20, "threads": 1}
+    recipe["tune"] |= {"n": 20, "temperatures": [0.7, 1.0], "steps": [4]}
     recipe["evaluate"] |= {"kid_subsets": 2, "threads": 1}
     params["classifier"] |= {"steps": 5, "channels": [4, 4], "features": 8, "threads": 1}
     (project.root / "params.yaml").write_text(yaml.safe_dump(params, sort_keys=False))

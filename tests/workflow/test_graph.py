@@ -95,6 +95,7 @@ def test_every_stage_declares_its_code(dvc_stages: dict[str, Any]) -> None:
     for address, stage in dvc_stages.items():
         name = address.partition("@")[0]
         name = "table" if name.startswith("suite-") else "fetch" if name.startswith("fetch-") else name
+        name = name.removesuffix("-tuned")
         code = {
             dep.def_path.removeprefix("src/spiking_diffusion/")
             for dep in stage.deps
@@ -158,6 +159,7 @@ def mutated(value: Any) -> list[Any]:
 def keys_of(params: Any) -> dict[str, str]:
     """What Snakemake compares for each job."""
     names = {"fetch": params.datasets, "classifier": params.datasets, "table": params.suites, "figure": params.suites}
+    names["tune"] = [name for name in params.runs if params.resolve(name).tuned]
     keys = {}
     for stage in pipeline.STAGES:
         over = names.get(stage) or (params.baselines if stage.startswith("fsvae") else params.runs)
@@ -167,6 +169,8 @@ def keys_of(params: Any) -> dict[str, str]:
 
 def address(job: str) -> str:
     stage, _, name = job.partition("@")
+    if stage == "sample" and PARAMS.resolve(name).tuned:
+        return f"sample-tuned@{name}"
     if stage == "fetch" and PARAMS.dataset(name).paths:
         return f"fetch-{name}"
     return f"suite-{name}" if stage in ("table", "figure") else job
@@ -208,7 +212,8 @@ def test_what_snakemake_reruns_dvc_reruns(dvc_stages: dict[str, Any]) -> None:
             ), path
             continue
         tried += 1
-        stale = {address(job) for job, key in after.items() if before.get(job) != key}
+        # a job that is new, `tune` of a run that was not tuned before, needs `make generated` first
+        stale = {address(job) for job, key in after.items() if before.get(job, key) != key}
         dotted = ".".join(path)
         watching = {
             name.partition(":")[2] or name
@@ -227,10 +232,11 @@ def test_what_snakemake_reruns_dvc_reruns(dvc_stages: dict[str, Any]) -> None:
 @pytest.mark.parametrize(
     ("key", "value", "stages"),
     [
-        (("sdid", "train", "lr"), 0.5, {"sdid", "sample", "evaluate"}),
-        (("vqsvae", "train", "lr"), 0.5, {"vqsvae", "tokens", "sample", "evaluate"}),
+        (("sdid", "train", "lr"), 0.5, {"sdid", "tune", "sample", "evaluate"}),
+        (("vqsvae", "train", "lr"), 0.5, {"vqsvae", "tokens", "tune", "sample", "evaluate"}),
         (("fsvae", "train", "lr"), 0.5, {"fsvae", "fsvae_sample", "fsvae_evaluate"}),
-        (("evaluate", "kid_subsets"), 7, {"evaluate", "fsvae_evaluate"}),
+        (("tune", "n"), 7, {"tune"}),
+        (("evaluate", "kid_subsets"), 7, {"tune", "evaluate", "fsvae_evaluate"}),
         (("sample", "temperature"), 0.5, {"sample", "evaluate", "fsvae_sample", "fsvae_evaluate"}),
     ],
 )

@@ -54,6 +54,7 @@ def test_a_learning_rate_reruns_what_depends_on_it(finished: Any) -> None:
         (finished.root / "params.yaml").write_text(yaml.safe_dump(content, sort_keys=False))
         assert finished.planned("quick") == {
             "sdid",
+            "tune",
             "sample",
             "evaluate",
             "table",

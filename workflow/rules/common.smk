@@ -65,6 +65,12 @@ def classifier_of(wildcards):
     return str(artifacts.classifier_path(params.resolve(wildcards.run).dataset_name))
 
 
+def tuning_of(wildcards):
+    """The temperature of the run at hand, where it is chosen by the stage `tune`."""
+    tuned = params.resolve(wildcards.run).tuned
+    return [str(artifacts.tuning_path(wildcards.run))] if tuned else []
+
+
 def figure_inputs(kind):
     """The files that a figure of a suite is drawn from."""
     return lambda wildcards: [

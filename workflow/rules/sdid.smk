@@ -1,4 +1,4 @@
-# Steps 2 and 3 of the paper: learning to unmask tokens, and drawing images with it.
+# Steps 2 and 3 of the paper: learning to unmask tokens, choosing a temperature, and drawing images.
 
 
 rule sdid:
@@ -27,8 +27,36 @@ rule sdid:
         "spiking-diffusion train sdid --run {wildcards.run} > {log} 2>&1"
 
 
+rule tune:
+    input:
+        data_of,
+        classifier_of,
+        "results/models/{run}/vqsvae.safetensors",
+        "results/models/{run}/sdid.safetensors",
+    output:
+        chosen="results/tuning/{run}.json",
+        tried="results/tuning/{run}.csv",
+        settings="results/tuning/{run}.settings.json",
+    log:
+        "logs/tune/{run}.log",
+    benchmark:
+        "benchmarks/tune/{run}.tsv"
+    wildcard_constraints:
+        run="|".join(params.runs),
+    threads: lambda wildcards: recipe(wildcards).sample.threads
+    resources:
+        gpu=GPU,
+    params:
+        key=key("tune"),
+    message:
+        "Choosing the temperature of {wildcards.run}"
+    shell:
+        "spiking-diffusion tune --run {wildcards.run} > {log} 2>&1"
+
+
 rule sample:
     input:
+        tuning_of,
         "results/models/{run}/vqsvae.safetensors",
         "results/models/{run}/sdid.safetensors",
     output:

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from spiking_diffusion.artifacts import SPLITS, damaged, read_npz
+from spiking_diffusion.artifacts import SPLITS, damaged, read_array, read_npz
 
 
 @dataclass(frozen=True)
@@ -44,6 +44,14 @@ def load_images(path: Path) -> ImageSet:
         images[split] = torch.from_numpy(x)
         labels[split] = torch.from_numpy(y.astype(np.int64))
     return ImageSet(images, labels)
+
+
+def load_split(path: Path, split: str) -> Tensor:
+    """Images (N, C, H, W) uint8 of one split; nothing else in the file is read. Raises UserError as ``load_images``."""
+    images = read_array(path, f"{split}_images")
+    if images.dtype != np.uint8 or images.ndim != 4 or not len(images):
+        raise damaged(path, f"no valid {split} images in it")
+    return torch.from_numpy(images)
 
 
 def to_unit(images: Tensor) -> Tensor:

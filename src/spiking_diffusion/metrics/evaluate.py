@@ -66,7 +66,7 @@ def evaluate_run(params: Params, run: RunSettings, device: torch.device) -> Path
         "train_test_fid": fid_and_kid(floor, test, classifier, settings, seed, device)["fid"],
         "n_generated": len(images),
         "n_real": len(test),
-        "network_calls": float(samples["network_calls"]),
+        **{key: float(samples[key]) for key in ("network_calls", "temperature") if key in samples},
         **own,
     }
     bad = [key for key, value in row.items() if isinstance(value, float) and not abs(value) < float("inf")]
@@ -117,7 +117,6 @@ def _spiking_diffusion(
         "codes_used": used,
         "k": float(vqsvae.k),
         "sampler": run.recipe.sample.sampler,
-        "temperature": run.recipe.sample.temperature,
     }
     return *_reconstruct(
         data, run.recipe.evaluate.batch_size, device, lambda images: vqsvae.decode(vqsvae.encode(images))

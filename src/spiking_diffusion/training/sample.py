@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -24,50 +25,80 @@ from spiking_diffusion.training.tokens import load_vqsvae
 
 
 @torch.no_grad()
-def draw(run: RunSettings, n: int, device: torch.device) -> tuple[Tensor, float]:
-    """``n`` images (n, C, H, W) uint8 from a run's model, and the network calls that one image took.
+def draw(run: RunSettings, n: int, device: torch.device) -> tuple[Tensor, dict[str, float]]:
+    """``n`` images (n, C, H, W) uint8 from a run's model, and what to note of how they were drawn.
 
-    A call is one pass of the denoiser through all its time steps; FSVAE makes one pass in all. The noise of a
-    batch depends on the seed and the batch's number.
+    ``network_calls``, per image: a call is one pass of the denoiser through all its time steps; FSVAE makes one in all.
+    ``steps`` and ``temperature``, which FSVAE has not. The noise of a batch depends on the seed and the batch's number.
     """
     settings, seed = run.recipe.sample, run.recipe.seed
     make_deterministic(settings.threads)
-    images: list[Tensor] = []
-    calls = 0
-    sizes = [min(settings.batch_size, n - start) for start in range(0, n, settings.batch_size)]
     if run.model == "fsvae":
         fsvae = load_fsvae(run, device)
-        for number, size in enumerate(tqdm(sizes, desc=f"sample {run.name}", disable=None)):
-            images.append(to_uint8(fsvae.sample(size, generator(device, seed, "sample", number), device)).cpu())
-            calls += size
-    else:
-        vqsvae, (sdid, diffusion) = load_vqsvae(run, device), load_sdid(run, device)
-        for number, size in enumerate(tqdm(sizes, desc=f"sample {run.name}", disable=None)):
-            noise = generator(device, seed, "sample", number)
+        images = [
+            to_uint8(fsvae.sample(size, generator(device, seed, "sample", number), device)).cpu()
+            for number, size in _batches(n, settings.batch_size, run.name)
+        ]
+        return torch.cat(images), {"network_calls": 1.0}
+    drawing, temperature = Drawing(run, device), chosen_temperature(run)
+    steps = drawing.diffusion.steps if settings.steps == "all" else settings.steps
+    drawn, calls = drawing.draw(n, temperature, steps, "sample")
+    return drawn, {"network_calls": calls, "steps": steps, "temperature": temperature}
+
+
+def chosen_temperature(run: RunSettings) -> float:
+    """The run's temperature; ``tuned`` is looked up in ``results/tuning/{run}.json``."""
+    if run.recipe.sample.temperature != "tuned":
+        return run.recipe.sample.temperature
+    path = artifacts.tuning_path(run.name)
+    try:
+        return float(artifacts.read_json(path)["temperature"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise artifacts.damaged(path, "no temperature in it") from error
+
+
+class Drawing:
+    """A run's two networks, ready to draw images from."""
+
+    def __init__(self, run: RunSettings, device: torch.device) -> None:
+        self.run = run
+        self.device = device
+        self.vqsvae = load_vqsvae(run, device)
+        self.sdid, self.diffusion = load_sdid(run, device)
+
+    @torch.no_grad()
+    def draw(self, n: int, temperature: float, steps: int, purpose: str) -> tuple[Tensor, float]:
+        """``n`` images (n, C, H, W) uint8 and the network calls that one took; ``purpose`` picks the noise."""
+        images, calls = [], 0
+        for number, size in _batches(n, self.run.recipe.sample.batch_size, f"{purpose} {self.run.name}"):
+            noise = generator(self.device, self.run.recipe.seed, purpose, number)
+            shape = (size, *self.vqsvae.token_shape)
             tokens, made = sample_ancestral(
-                sdid,
-                diffusion,
-                (size, *vqsvae.token_shape),
-                settings.temperature,
-                noise,
-                device,
-                steps=None if settings.steps == "all" else settings.steps,
+                self.sdid, self.diffusion, shape, temperature, noise, self.device, steps=steps
             )
-            images.append(to_uint8(vqsvae.decode(tokens, noise)).cpu())
+            images.append(to_uint8(self.vqsvae.decode(tokens, noise)).cpu())
             calls += made
-    return torch.cat(images), calls / n
+        return torch.cat(images), calls / n
+
+
+def _batches(n: int, size: int, what: str) -> Iterator[tuple[int, int]]:
+    """Number and size of each batch."""
+    sizes = [min(size, n - start) for start in range(0, n, size)]
+    yield from enumerate(tqdm(sizes, desc=what, disable=None))
 
 
 def sample_run(params: Params, run: RunSettings, device: torch.device) -> Path:
     """Draw as many images as the recipe says and write ``results/samples/{run}.npz``."""
     fsvae = run.model == "fsvae"
-    images, calls = draw(run, run.recipe.sample.n, device)
+    images, notes = draw(run, run.recipe.sample.n, device)
     out = artifacts.samples_path(run.name)
     stage, models = ("fsvae_sample", ["fsvae"]) if fsvae else ("sample", ["vqsvae", "sdid"])
     inputs = [artifacts.model_path(run.name, model) for model in models]
-    content = {"images": images.numpy(), "network_calls": np.array(calls)}
+    content = {"images": images.numpy(), **{key: np.array(value) for key, value in notes.items()}}
     made_by = {"model": artifacts.sha256(inputs[-1]), "stamp": pipeline.stamp(params, stage, run.name)}
     artifacts.write_npz(out, content | {key: np.array(digest) for key, digest in made_by.items()})
+    if run.tuned:
+        inputs.append(artifacts.tuning_path(run.name))
     pipeline.seal(pipeline.record(params, stage, run.name, inputs), out)
     return out
 
