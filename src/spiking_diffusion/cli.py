@@ -179,6 +179,8 @@ def _job(args: argparse.Namespace, run: RunSettings | None) -> tuple[Any, ...] |
             return args.model, name, artifacts.model_path(name, args.model)
         case "encode":
             return "tokens", name, artifacts.tokens_path(name)
+        case "tune":
+            return "tune", name, artifacts.tuning_path(name)
         case "sample" if args.out is None:
             return f"{prefix}sample", name, artifacts.samples_path(name)
         case "evaluate":
@@ -232,7 +234,11 @@ def _do(args: argparse.Namespace, params: Params, run: RunSettings | None) -> No
             try:
                 _on_device(args, params, run)
             except torch.OutOfMemoryError as error:
-                sizes = {"train": f"{args.model}.train" if run else "classifier", "encode": "vqsvae.train"}
+                sizes = {
+                    "train": f"{args.model}.train" if run else "classifier",
+                    "encode": "vqsvae.train",
+                    "tune": "sample",
+                }
                 raise UserError(
                     f"the GPU's memory is full ({str(error).splitlines()[0]}): lower "
                     f"{sizes.get(args.command, args.command)}.batch_size in params.yaml, or pass --device cpu"
