@@ -164,6 +164,14 @@ def test_mirror_that_is_not_there_is_passed_over(faulty, monkeypatch, mirror):
     assert get(remote(faulty.url("/good"))).read_bytes() == GOOD
 
 
+def test_dead_link_is_named_once_with_its_cause():
+    """requests wraps the cause in two exceptions that each name the URL again."""
+    with pytest.raises(UserError) as error:
+        get(remote("http://127.0.0.1:1/dead-link"))
+    assert "refused" in str(error.value)
+    assert str(error.value).count("dead-link") == 1
+
+
 # --- the stage ------------------------------------------------------------------------------------------
 
 

@@ -65,7 +65,7 @@ def obtain(dataset: str, file: RemoteFile, cache: Path, timeout: float = 30) -> 
                 raise ValueError(f"sha256 is {found}, expected {file.sha256}")
             return Found(Path(source), source, file.sha256, verified=True)
         except Exception as error:  # a dead link has many names; the next source may still do
-            failures.append(f"{source}: {' '.join(str(error).split())}")
+            failures.append(f"{source}: {_why(error)}")
             log.warning("%s", failures[-1])
         finally:
             shutil.rmtree(partial, ignore_errors=True)
@@ -73,6 +73,12 @@ def obtain(dataset: str, file: RemoteFile, cache: Path, timeout: float = 30) -> 
         f"no source of {dataset}/{file.name} gave the expected file ({'; '.join(failures) or 'none is listed'}): "
         f"set {MIRROR} to a folder or URL prefix that has {dataset}/{file.name}, or add a URL in params.yaml"
     )
+
+
+def _why(error: Exception) -> str:
+    """One line; of a failed connection the cause alone, since what is wrapped around it names the URL again."""
+    cause = getattr(error.args[0], "reason", None) if error.args else None
+    return " ".join(str(cause if isinstance(cause, Exception) else error).split())
 
 
 def locate(dataset: str, role: str, file: LocalFile, folder: bool) -> Found:
