@@ -61,13 +61,25 @@ class LocalFile(Section):
     path: Annotated[str, StringConstraints(pattern=r"^[^\s${}][^\n\r${}]*$")]
 
 
+class PinnedFile(Section):
+    """A file that is on this machine already and must hash to ``sha256``; ``path`` as in ``LocalFile``."""
+
+    path: Annotated[str, StringConstraints(pattern=r"^[^\s${}][^\n\r${}]*$")]
+    sha256: Sha256
+
+
 def _kind_of_file(value: Any) -> str:
-    local = "path" in value if isinstance(value, Mapping) else isinstance(value, LocalFile)
+    local = "path" in value if isinstance(value, Mapping) else isinstance(value, (LocalFile, PinnedFile))
     return "file on disk" if local else "file to download"
 
 
 File = Annotated[
     Annotated[RemoteFile, Tag("file to download")] | Annotated[LocalFile, Tag("file on disk")],
+    Discriminator(_kind_of_file),
+]
+
+Weights = Annotated[
+    Annotated[RemoteFile, Tag("file to download")] | Annotated[PinnedFile, Tag("file on disk")],
     Discriminator(_kind_of_file),
 ]
 
@@ -285,14 +297,24 @@ class Tune(Section):
     steps: list[Count]
 
 
+Protocol = Literal["standard", "clean32", "train50k", "released", "classifier"]
+"""What a FID can be measured by; ``metrics/protocols.py`` says what each means."""
+
+
 class Evaluate(Section):
     """Protocols and the KID's subsets, which shrink to the number of images where there are fewer."""
 
-    protocols: Annotated[list[Literal["classifier"]], Field(min_length=1)]
+    protocols: Annotated[list[Protocol], Field(min_length=1)]
     batch_size: Count
     kid_subset_size: Annotated[int, Field(ge=2)]
     kid_subsets: Count
     threads: Count
+
+    @model_validator(mode="after")
+    def _check(self) -> Evaluate:
+        if len(set(self.protocols)) < len(self.protocols):
+            raise ValueError(f"protocols names one twice: {', '.join(self.protocols)}")
+        return self
 
 
 class Recipe(Section):
@@ -318,6 +340,14 @@ class Classifier(Section):
     batch_size: Annotated[int, Field(ge=2)]
     lr: Positive
     threads: Count
+
+
+class Inception(Section):
+    """The two ImageNet networks that protocols ask for: ``fid``, TensorFlow's of 2015 as torch-fidelity has it, and
+    ``imagenet``, torchvision's, which the released code took in its place."""
+
+    fid: Weights
+    imagenet: Weights
 
 
 # --- runs and suites ------------------------------------------------------------------------------------
@@ -357,6 +387,7 @@ class Params(Section):
     device: Literal["auto", "cpu", "cuda"]
     datasets: dict[Name, Dataset]
     classifier: Classifier
+    inception: Inception
     recipes: dict[Name, Recipe]
     runs: dict[Name, Run]
     baselines: dict[Name, Run]

@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import logging
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -16,9 +16,11 @@ from typing import Any
 from spiking_diffusion import artifacts
 from spiking_diffusion.config import Params
 from spiking_diffusion.errors import UserError
+from spiking_diffusion.reporting.rows import rows_of
 
 log = logging.getLogger(__name__)
 PACKAGE = Path(__file__).parent
+KINDS = ("py", "cpp", "yaml")
 COMMON = ("artifacts.py", "randomness.py")
 
 
@@ -37,6 +39,7 @@ class Stage:
 _VQSVAE = ("data/images.py", "snn", "training/devices.py", "training/weights.py", "vqsvae")
 _TRAINING = ("training/checkpoints.py", "training/loop.py", "training/stage.py")
 _FSVAE = ("data/images.py", "fsvae", "snn", "training/devices.py", "training/weights.py")
+_METRICS = ("data/archives.py", "data/sources.py", "metrics")
 
 STAGES = {
     "fetch": Stage((), ("data", "reporting/picture.py")),
@@ -74,10 +77,10 @@ STAGES = {
     "fsvae_sample": Stage(("seed", "neuron", "fsvae", "sample"), (*_FSVAE, "training/sample.py")),
     "evaluate": Stage(
         ("seed", "neuron", "vqsvae", "sdid", "sample", "evaluate"),
-        (*_VQSVAE, "diffusion", "metrics", "training/sample.py", "training/sdid.py", "training/tokens.py"),
+        (*_VQSVAE, *_METRICS, "diffusion", "training/sample.py", "training/sdid.py", "training/tokens.py"),
     ),
     "fsvae_evaluate": Stage(
-        ("seed", "neuron", "fsvae", "sample", "evaluate"), (*_FSVAE, "metrics", "training/sample.py")
+        ("seed", "neuron", "fsvae", "sample", "evaluate"), (*_FSVAE, *_METRICS, "training/sample.py")
     ),
     "table": Stage((), ("reporting",)),
     "figure": Stage((), ("reporting",)),
@@ -90,7 +93,9 @@ def fingerprint(stage: str) -> str:
     digest = hashlib.sha256()
     for source in STAGES[stage].code:
         path = PACKAGE / source
-        files = sorted([*path.rglob("*.py"), *path.rglob("*.cpp")]) if path.is_dir() else [path]
+        files = (
+            sorted(f for kind in ("py", "cpp", "yaml") for f in path.rglob(f"*.{kind}")) if path.is_dir() else [path]
+        )
         for file in files:
             digest.update(f"{file.relative_to(PACKAGE).as_posix()}\n".encode())
             digest.update(hashlib.sha256(file.read_bytes()).digest())
@@ -103,7 +108,9 @@ def stage_settings(params: Params, stage: str, name: str) -> dict[str, Any]:
         return {"dataset": params.dataset(name).model_dump()}
     if stage == "classifier":
         return {"classifier": params.classifier.model_dump()}
-    if stage in ("table", "figure"):
+    if stage == "table":
+        return {"rows": [asdict(row) for row in rows_of(params, name)]}
+    if stage == "figure":
         runs = [params.resolve(run) for run in params.suites[name]]
         return {
             "runs": [
@@ -111,7 +118,10 @@ def stage_settings(params: Params, stage: str, name: str) -> dict[str, Any]:
             ]
         }
     recipe = params.resolve(name).recipe
-    return recipe.model_dump(include=set(STAGES[stage].sections))
+    settings = recipe.model_dump(include=set(STAGES[stage].sections))
+    if stage.endswith("evaluate") and set(recipe.evaluate.protocols) != {"classifier"}:
+        settings["inception"] = params.inception.model_dump()
+    return settings
 
 
 def stage_key(params: Params, stage: str, name: str) -> str:

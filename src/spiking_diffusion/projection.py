@@ -131,6 +131,7 @@ def _loop(
     """One stage for each name in a section of ``params.yaml``; by default it reads its part of the run's recipe."""
     if params is None:
         params = [*(f"recipes.${{item.recipe}}.{part}" for part in STAGES[stage].sections), f"{section}.${{key}}"]
+        params += ["inception"] * stage.endswith("evaluate")
     do = _stage((outs or metrics or [])[0], stage, stage, inputs, params, outs)
     do["outs"] += [*map(str, extra or []), *(str(settings_path(path)) for path in metrics or [])]
     if metrics:
@@ -151,11 +152,15 @@ def _suite(params: Params, suite: str) -> dict[str, Any]:
         f"{suite} {RULES_OF_A_SUITE}",
         "table",
         list(dict.fromkeys(inputs)),
-        [f"suites.{suite}", *(f"{params.section_of(run)}.{run}" for run in params.suites[suite])],
+        [
+            f"suites.{suite}",
+            *(f"{params.section_of(run)}.{run}" for run in params.suites[suite]),
+            *(f"recipes.{params.all_runs[run].recipe}" for run in params.suites[suite]),
+        ],
         [table, *figures],
     )
     stage["outs"] += [
-        str(table.with_suffix(".md")),
+        *(str(table.with_suffix(suffix)) for suffix in (".md", ".tex")),
         *(str(figure.with_suffix(suffix)) for figure in figures for suffix in (".svg", ".pdf")),
     ]
     return stage

@@ -14,6 +14,7 @@ rule table:
             labels={"what": "table"},
         ),
         markdown="results/tables/{suite}.md",
+        latex="results/tables/{suite}.tex",
         settings="results/tables/{suite}.settings.json",
     log:
         "logs/table/{suite}.log",

@@ -12,7 +12,9 @@ from spiking_diffusion import artifacts, pipeline
 from spiking_diffusion.config import Params, RunSettings
 from spiking_diffusion.data.images import ImageSet, load_images, to_uint8, to_unit
 from spiking_diffusion.errors import UserError
-from spiking_diffusion.metrics.features import fid_and_kid
+from spiking_diffusion.metrics.distances import nearest
+from spiking_diffusion.metrics.features import ClassifierFeatures, Features
+from spiking_diffusion.metrics.protocols import Images, measure
 from spiking_diffusion.metrics.reconstruction import mse, ssim_loss
 from spiking_diffusion.randomness import generator, make_deterministic
 from spiking_diffusion.training.devices import batches
@@ -48,10 +50,9 @@ def evaluate_run(params: Params, run: RunSettings, device: torch.device) -> Path
         ]
         reconstructed, mean_mse, mean_ssim, own = _spiking_diffusion(params, run, data, device)
 
-    test, train, seed = data.images["test"], data.images["train"], run.recipe.seed
-    # as many real training images as test images: what a perfect model could hope for
-    floor = train[torch.randperm(len(train), generator=generator("cpu", seed, "floor"))[: len(test)]]
-    generated = fid_and_kid(images, test, classifier, settings, seed, device)
+    seed, test = run.recipe.seed, data.images["test"]
+    sets = Images(images, reconstructed, data.images)
+    measured, hashes = measure(sets, settings, params.inception, classifier, seed, device)
     row: dict[str, Any] = {
         "dataset": run.dataset_name,
         "model": run.model,
@@ -60,12 +61,8 @@ def evaluate_run(params: Params, run: RunSettings, device: torch.device) -> Path
         "seed": seed,
         "mse": mean_mse,
         "ssim": mean_ssim,
-        **generated,
-        "features": "classifier",
-        "reconstruction_fid": fid_and_kid(reconstructed, test, classifier, settings, seed, device)["fid"],
-        "train_test_fid": fid_and_kid(floor, test, classifier, settings, seed, device)["fid"],
-        "n_generated": len(images),
-        "n_real": len(test),
+        **measured,
+        **_copying(images, test, data.images["train"], classifier, settings.batch_size, device),
         **{key: float(samples[key]) for key in ("network_calls", "temperature") if key in samples},
         **own,
     }
@@ -78,8 +75,23 @@ def evaluate_run(params: Params, run: RunSettings, device: torch.device) -> Path
     out, kept = artifacts.metrics_path(run.name), artifacts.reconstructions_path(run.name)
     artifacts.write_npz(kept, {"images": reconstructed.numpy()})
     artifacts.write_json(out, row)
-    pipeline.seal(pipeline.record(params, stage, run.name, [source, classifier, drawn, *inputs]), out, kept)
+    record = pipeline.record(params, stage, run.name, [source, classifier, drawn, *inputs])
+    pipeline.seal(record | {"inception": hashes}, out, kept)
     return out
+
+
+def _copying(
+    images: Tensor, test: Tensor, train: Tensor, classifier: Path, batch_size: int, device: torch.device
+) -> dict[str, float]:
+    """Distances to the nearest training image in the classifier's features, of samples and of test images: the mean,
+    and the first percentile. Samples far nearer than test images are copies."""
+    embed = Features(ClassifierFeatures, classifier, batch_size, device)
+    known = embed(train).to(device)
+    found: dict[str, float] = {}
+    for name, part in (("nearest_train", images), ("test_nearest_train", test)):
+        distances = nearest(embed(part).to(device), known).double().cpu()
+        found |= {f"{name}_mean": float(distances.mean()), f"{name}_p01": float(distances.quantile(0.01))}
+    return found
 
 
 def _reconstruct(data: ImageSet, batch_size: int, device: torch.device, model: Any) -> tuple[Tensor, float, float]:

@@ -1,24 +1,41 @@
-"""FID and KID by torch-fidelity on the features of the pipeline's own classifier."""
+"""Feature spaces as torch-fidelity's extractors, and features of images in them.
+
+All take uint8 (B, 3, H, W) and are registered under their ``NAME``, so that ``torch_fidelity.calculate_metrics`` can
+be asked for the same numbers. torch-fidelity's cache of features and statistics, which knows neither weights nor
+number of images, is never used.
+"""
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
-import torch_fidelity
-from torch import Tensor
+from PIL import Image
+from torch import Tensor, nn
+from torch.nn import functional as F
 from torch.utils.data import Dataset
 from torch_fidelity.feature_extractor_base import FeatureExtractorBase
+from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
 from torch_fidelity.registry import register_feature_extractor
+from torch_fidelity.utils import create_feature_extractor, get_featuresdict_from_dataset
+from torchvision.models.inception import Inception3
 
 from spiking_diffusion import config
 from spiking_diffusion.data.images import to_unit
+from spiking_diffusion.errors import UserError
+from spiking_diffusion.metrics import distances
 from spiking_diffusion.metrics.classifier import load_classifier
+from spiking_diffusion.metrics.inception import read_weights
+
+SIDE = 299
+"""Height and width that Inception networks take."""
 
 
 class ClassifierFeatures(FeatureExtractorBase):
-    """A dataset's classifier as torch-fidelity wants it: uint8 (B, 3, H, W) -> its penultimate layer."""
+    """Penultimate layer of a dataset's own classifier."""
 
     NAME = "dataset-classifier"
 
@@ -43,7 +60,91 @@ class ClassifierFeatures(FeatureExtractorBase):
         return False
 
 
-register_feature_extractor(ClassifierFeatures.NAME, ClassifierFeatures)
+class InceptionFeatures(FeatureExtractorInceptionV3):
+    """torch-fidelity's ``inception-v3-compat``, whose own loader would run what is pickled in the file of weights."""
+
+    NAME = "inception-v3-unpickled"
+
+    def __init__(self, name: str, features_list: list[str], feature_extractor_weights_path: str, **kwargs: Any) -> None:
+        copy = io.BytesIO()
+        torch.save(read_weights(Path(feature_extractor_weights_path)), copy)  # now it is a file of our own
+        copy.seek(0)
+        try:
+            super().__init__(name, features_list, copy, **kwargs)
+        except RuntimeError as error:
+            raise _other_network(feature_extractor_weights_path, error) from error
+
+
+class CleanInceptionFeatures(InceptionFeatures):
+    """The same network on images at 32x32 that are enlarged as clean-fid does (Parmar et al., arXiv:2104.11222)."""
+
+    NAME = "inception-v3-clean32"
+
+    def forward(self, images: Tensor) -> tuple[Tensor]:
+        x = torch.stack([clean_resize(image) for image in images.cpu()]).to(images.device)
+        x = (x - 128) / 128
+        for layer in list(self.children())[:-1]:  # one after the other, up to the head
+            x = layer(x)
+        return (x.flatten(1),)
+
+
+class ImageNetFeatures(FeatureExtractorBase):
+    """Pooled features of torchvision's Inception, fed as the paper's released code feeds it.
+
+    Images in [0, 1] are enlarged bilinearly and spread to [-1, 1], which the network then takes for images normalised
+    by ImageNet's mean and deviation and rescales once more.
+    """
+
+    NAME = "torchvision-inception-v3"
+
+    def __init__(self, name: str, features_list: list[str], feature_extractor_weights_path: str, **kwargs: Any) -> None:
+        super().__init__(name, features_list)
+        self.network = Inception3(transform_input=True, init_weights=False)
+        try:
+            self.network.load_state_dict(read_weights(Path(feature_extractor_weights_path)))
+        except RuntimeError as error:
+            raise _other_network(feature_extractor_weights_path, error) from error
+        self.network.fc = nn.Identity()
+
+    def forward(self, images: Tensor) -> tuple[Tensor]:
+        x = F.interpolate(to_unit(images), (SIDE, SIDE), mode="bilinear", align_corners=False)
+        return (self.network(x * 2 - 1),)
+
+    @staticmethod
+    def get_provided_features_list() -> tuple[str]:
+        return ("2048",)
+
+    @staticmethod
+    def get_default_feature_layer_for_metric(metric: str) -> str:
+        return "2048"
+
+    @staticmethod
+    def can_be_compiled() -> bool:
+        return False
+
+
+EXTRACTORS: tuple[type[Any], ...] = (ClassifierFeatures, InceptionFeatures, CleanInceptionFeatures, ImageNetFeatures)
+for extractor in EXTRACTORS:
+    register_feature_extractor(extractor.NAME, extractor)
+
+
+def _other_network(path: str, error: RuntimeError) -> UserError:
+    return UserError(
+        f"{path} holds weights of another network ({' '.join(str(error).split())[:200]}): name another in params.yaml"
+    )
+
+
+def clean_resize(image: Tensor) -> Tensor:
+    """uint8 (C, H, W) -> float (C, 299, 299) in [0, 255], by way of 32x32.
+
+    To 32x32 as data loaders do it, bilinear and rounded; from there as clean-fid, bicubic on each channel's floats.
+    """
+    channels = []
+    for channel in image.numpy():
+        small = Image.fromarray(channel).resize((32, 32), Image.Resampling.BILINEAR)
+        large = small.convert("F").resize((SIDE, SIDE), Image.Resampling.BICUBIC)
+        channels.append(np.asarray(large).clip(0, 255))
+    return torch.from_numpy(np.stack(channels))
 
 
 class RGBImages(Dataset[Tensor]):
@@ -59,6 +160,24 @@ class RGBImages(Dataset[Tensor]):
         return self.images[index].expand(3, -1, -1)
 
 
+class Features:
+    """A feature space ready for use: ``space(images)`` of uint8 (N, C, H, W) is float32 (N, F), on the CPU."""
+
+    def __init__(self, extractor: type[Any], weights: Path, batch_size: int, device: torch.device) -> None:
+        layer = extractor.get_default_feature_layer_for_metric("fid")
+        self.batch_size, self.cuda = batch_size, device.type == "cuda"
+        self.extractor = create_feature_extractor(
+            extractor.NAME, [layer], cuda=self.cuda, feature_extractor_weights_path=str(weights), verbose=False
+        )
+
+    def __call__(self, images: Tensor) -> Tensor:
+        # save_cpu_ram: no worker processes
+        found = get_featuresdict_from_dataset(
+            RGBImages(images), self.extractor, self.batch_size, self.cuda, save_cpu_ram=True, verbose=False
+        )
+        return next(iter(found.values()))
+
+
 def fid_and_kid(
     images: Tensor, real: Tensor, classifier: Path, settings: config.Evaluate, seed: int, device: torch.device
 ) -> dict[str, float]:
@@ -66,25 +185,11 @@ def fid_and_kid(
 
     KID's subsets are no larger than the smaller set; ``kid_subset_size`` in the result says how large.
     """
-    subset = min(settings.kid_subset_size, len(images), len(real))
-    found = torch_fidelity.calculate_metrics(
-        input1=RGBImages(images),
-        input2=RGBImages(real),
-        cuda=device.type == "cuda",
-        batch_size=settings.batch_size,
-        fid=True,
-        kid=True,
-        kid_subset_size=subset,
-        kid_subsets=settings.kid_subsets,
-        rng_seed=seed,
-        feature_extractor=ClassifierFeatures.NAME,
-        feature_extractor_weights_path=str(classifier),
-        save_cpu_ram=True,  # no worker processes
-        verbose=False,
-        cache=False,
-    )
+    embed = Features(ClassifierFeatures, classifier, settings.batch_size, device)
+    a, b = embed(images), embed(real)
+    subset = min(settings.kid_subset_size, len(a), len(b))
     return {
-        "fid": float(found[torch_fidelity.KEY_METRIC_FID]),
-        "kid": float(found[torch_fidelity.KEY_METRIC_KID_MEAN]),
+        "fid": distances.fid(a, b),
+        "kid": distances.kid(a, b, subset, settings.kid_subsets, seed),
         "kid_subset_size": subset,
     }

@@ -1,53 +1,217 @@
-"""The ``table`` stage: the metrics of a suite's runs side by side."""
+"""The ``table`` stage: the metrics of a suite's runs side by side, and beside what others have published."""
 
 from __future__ import annotations
 
+import csv
+import io
+import statistics
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
-
-import pandas as pd
+from typing import Any, get_args
 
 from spiking_diffusion import artifacts, pipeline
-from spiking_diffusion.config import Params
+from spiking_diffusion.config import Params, Protocol
 from spiking_diffusion.reporting.layout import table_path
+from spiking_diffusion.reporting.rows import Row, rows_of
+from spiking_diffusion.yamlfile import read_yaml
 
-FIRST = ["dataset", "model", "run", "mse", "ssim", "kid", "fid", "features", "n_generated", "n_real", "kid_subset_size"]
+PUBLISHED = read_yaml(Path(__file__).with_name("published.yaml"))
+PROTOCOLS: tuple[str, ...] = get_args(Protocol)
+REQUIRED = ("dataset", "model", "run", "mse", "ssim")
+FIRST = ("dataset", "model", "run", "seeds")
+MEASURES = ("kid", "fid", "reconstruction_fid", "train_test_fid", "precision", "recall")
+COUNTS = ("n_generated", "n_real", "kid_subset_size")
+LAST = ("bits_per_token", "perplexity", "nearest_train_mean", "test_nearest_train_mean", "network_calls", "source")
+LIKE_TABLE_1 = {"mse": "mse", "ssim": "ssim", "released_kid": "kid", "released_fid": "fid"}
+"""Columns of ours that stand on the scale of a column in the paper's Table 1."""
+
+Cells = dict[str, Any]
 
 
 def make_table(params: Params, suite: str) -> Path:
-    """Write ``results/tables/{suite}.csv`` and ``.md``, one row per run in the suite's order.
+    """Write ``results/tables/{suite}.csv``, ``.md`` and ``.tex``.
 
-    A cell is empty where a number does not exist for that model.
+    Runs that differ in nothing but the seed are one row, with mean and standard deviation; settings in which the
+    suite's runs of one model differ have a column each. Where nothing but datasets differs, the paper's Table 1 stands
+    beside our numbers, and in a suite called ``beyond`` other models have rows of their own.
     """
-    inputs = [artifacts.metrics_path(run) for run in params.suites[suite]]
-    table = pd.DataFrame([_read_row(path) for path in inputs])
-    table = table[FIRST + sorted(set(table.columns) - set(FIRST))]
-    for column in table.select_dtypes("float").columns:
-        whole = table[column].dropna()
-        if len(whole) and (whole % 1 == 0).all():  # counts that became floats beside an empty cell
-            table[column] = table[column].astype("Int64")
+    rows = rows_of(params, suite)
+    names = [run for row in rows for run in row.runs]
+    metrics = {run: _read_row(artifacts.metrics_path(run)) for run in names}
+    table = [_merge(row, [metrics[run] for run in row.runs]) for row in rows]
+    if not any(row.settings for row in rows):
+        for cells in table:
+            _add_table_1(cells)
+    if suite == "beyond":
+        table += _peers(dict.fromkeys(row.dataset for row in rows))
+    columns = _columns(table, list(dict.fromkeys(key for row in rows for key in row.settings)))
+
     out = table_path(suite)
-    artifacts.write_text(out.with_suffix(".md"), to_markdown(table))
-    artifacts.write_text(out, table.to_csv(index=False, float_format="%.6g", lineterminator="\n"))
-    pipeline.seal(pipeline.record(params, "table", suite, inputs), out, out.with_suffix(".md"))
+    inputs = [artifacts.metrics_path(run) for run in params.suites[suite]]
+    others = {".md": to_markdown, ".tex": to_latex}
+    for suffix, write in others.items():
+        artifacts.write_text(out.with_suffix(suffix), write(table, columns))
+    artifacts.write_text(out, to_csv(table, columns))
+    pipeline.seal(pipeline.record(params, "table", suite, inputs), out, *map(out.with_suffix, others))
     return out
 
 
-def _read_row(path: Path) -> dict[str, Any]:
+def _read_row(path: Path) -> Cells:
     row = artifacts.read_json(path)
-    missing = [key for key in FIRST if not isinstance(row, dict) or key not in row]
+    missing = [key for key in REQUIRED if not isinstance(row, dict) or key not in row]
     if missing:
         raise artifacts.damaged(path, f"no {', '.join(missing)} in it")
     return row
 
 
-def to_markdown(table: pd.DataFrame) -> str:
-    """A table in Markdown, numbers with four significant digits."""
+def _merge(row: Row, metrics: list[Cells]) -> Cells:
+    """One row of the table out of the metrics of its seeds."""
+    cells: Cells = {"dataset": row.dataset, "model": row.model, "run": row.runs[0], "seeds": len(metrics)}
+    cells |= row.settings
+    for key in dict.fromkeys(key for each in metrics for key in each if key not in {*FIRST, "seed"}):
+        values = [each.get(key) for each in metrics]
+        numbers = [value for value in values if isinstance(value, (int, float))]
+        if all(value == values[0] for value in values):
+            cells[key] = values[0]
+        else:  # without all of its seeds a mean would be another's
+            cells[key] = statistics.fmean(numbers) if len(numbers) == len(values) else None
+        if len(numbers) == len(values) > 1 and key not in row.settings:
+            cells[f"{key}_std"] = statistics.stdev(numbers)
+    return cells
 
-    def cell(value: Any) -> str:
-        if value is None or pd.isna(value):
-            return ""
-        return f"{value:.4g}" if isinstance(value, float) else str(value)
 
-    lines = [list(table.columns), ["---"] * len(table.columns), *table.astype(object).values.tolist()]
-    return "".join("| " + " | ".join(map(cell, line)) + " |\n" for line in lines)
+def _add_table_1(cells: Cells) -> None:
+    """The paper's numbers, and ours less the paper's."""
+    published = PUBLISHED["table1"].get(cells["dataset"], {}).get(cells["model"], {})
+    for ours, theirs in LIKE_TABLE_1.items() if published else ():
+        value = cells.setdefault(ours, None)
+        cells[f"{ours}_paper"] = published[theirs]
+        cells[f"{ours}_difference"] = None if value is None else value - published[theirs]
+
+
+def _peers(datasets: Iterable[str]) -> list[Cells]:
+    """Published models on these datasets, each number in the column of the protocol that it is nearest to."""
+    return [
+        {
+            "dataset": dataset,
+            "model": peer["model"],
+            f"{peer['protocol']}_fid": peer["fid"][dataset],
+            f"{peer['protocol']}_n_generated": peer["n_generated"],
+            "source": peer["source"],
+        }
+        for dataset in datasets
+        for peer in PUBLISHED["peers"]
+        if dataset in peer["fid"]
+    ]
+
+
+def _columns(table: list[Cells], settings: list[str]) -> list[str]:
+    """All columns in order. A protocol that no row asked for has none."""
+    found = set().union(*table)
+    measured = [f"{protocol}_{key}" for protocol in PROTOCOLS for key in (*MEASURES, *COUNTS)]
+    shown = [p for p in PROTOCOLS if any(f"{p}_{key}" in found for key in MEASURES)]
+    reasons = [f"{protocol}_reason" for protocol in PROTOCOLS]
+    main = [*FIRST, *settings, "mse", "ssim", *measured]
+    beside = ("std", "paper", "difference")
+    derived = {f"{key}_{suffix}" for key in found for suffix in beside}
+    order = [*main, *sorted(found - {*main, *reasons, "source"} - derived), *(f"{p}_reason" for p in shown), "source"]
+    return [name for key in order for name in (key, *(f"{key}_{suffix}" for suffix in beside)) if name in found]
+
+
+# --- as text --------------------------------------------------------------------------------------------
+
+
+def to_csv(table: list[Cells], columns: list[str]) -> str:
+    """Every column, numbers with six significant digits; what is missing is empty."""
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow(columns)
+    writer.writerows([_text(cells.get(column), 6) for column in columns] for cells in table)
+    return out.getvalue()
+
+
+def _text(value: Any, digits: int) -> str:
+    if isinstance(value, float):
+        return f"{value:.{digits}g}"
+    return "" if value is None else str(value)
+
+
+def to_markdown(table: list[Cells], columns: list[str]) -> str:
+    """The main columns: means with their deviations; numbers of images and reasons for empty cells as notes below."""
+    header, body, notes = _for_people(table, columns, MEASURES)
+    lines = [header, ["---"] * len(header), *body]
+    text = "".join("| " + " | ".join(line) + " |\n" for line in lines)
+    return text + "".join(f"\n{note}\n" for note in notes)
+
+
+def to_latex(table: list[Cells], columns: list[str]) -> str:
+    """A ``tabular`` without the floors, its notes as comments."""
+    header, body, notes = _for_people(table, columns, ("kid", "fid"))
+    lines = [r"\begin{tabular}{" + "l" * len(header) + "}", r"\hline", _latex_row(header), r"\hline"]
+    lines += [*map(_latex_row, body), r"\hline", r"\end{tabular}"]
+    return "".join(f"{line}\n" for line in [*(f"% {note}" for note in notes), *lines])
+
+
+def _latex_row(cells: list[str]) -> str:
+    escaped = ["".join(_LATEX.get(character, character) for character in cell) for cell in cells]
+    return " & ".join(escaped) + r" \\"
+
+
+_LATEX = {character: f"\\{character}" for character in "&%$#_{}"} | {
+    "\\": r"\textbackslash{}",
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    "±": r"$\pm$",
+}
+
+
+def _for_people(
+    table: list[Cells], columns: list[str], measures: tuple[str, ...]
+) -> tuple[list[str], list[list[str]], list[str]]:
+    """Header, cells and notes. An empty cell of a protocol holds the number of the note that says why.
+
+    Of a protocol without any number, the column of its FID stands for all.
+    """
+    known = {column for column in columns if any(cells.get(column) is not None for cells in table)}
+
+    def shown(column: str) -> bool:
+        base = column.removesuffix("_paper").removesuffix("_difference")
+        protocol, _, key = base.partition("_")
+        if protocol in PROTOCOLS:
+            return key in measures and (column in known or key == "fid" or f"{base}_paper" in known)
+        if column == "seeds":
+            return any(cells.get("seeds", 1) > 1 for cells in table)
+        return base in (*FIRST, "mse", "ssim", *LAST) or "." in column
+
+    header = [column for column in columns if shown(column)]
+    reasons: dict[str, int] = {}
+    body = []
+    for cells in table:
+        line = []
+        for column in header:
+            text = _text(cells.get(column), 4)
+            if text and f"{column}_std" in cells:
+                text += f" ± {_text(cells[f'{column}_std'], 2)}"
+            why = cells.get(f"{column.partition('_')[0]}_reason")
+            if why and not text and not column.endswith("_difference"):
+                reason = f"{column.partition('_')[0]}: {why}"
+                text = f"[{reasons.setdefault(reason, len(reasons) + 1)}]"
+            line.append(text)
+        body.append(line)
+    notes = [f"[{number}] {reason}." for reason, number in reasons.items()]
+    return header, body, [*_numbers_of_images(table), *notes]
+
+
+def _numbers_of_images(table: list[Cells]) -> list[str]:
+    notes = []
+    for protocol in PROTOCOLS:
+        counted: dict[str, list[str]] = {}
+        for cells in table:
+            generated, real, subset = (cells.get(f"{protocol}_{count}") for count in COUNTS)
+            if generated is not None and real is not None:
+                text = f"{generated} generated against {real} real images, KID on subsets of {subset}"
+                counted.setdefault(text, []).append(cells["run"])
+        runs = [f" ({', '.join(names)})" if len(counted) > 1 else "" for names in counted.values()]
+        if counted:
+            notes.append(f"{protocol}: {'; '.join(map(str.__add__, counted, runs))}.")
+    return notes

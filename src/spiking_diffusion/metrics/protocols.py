@@ -1,0 +1,156 @@
+"""The protocols of ``docs/evaluation.md``: each a named set of numbers that compare with no other's."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import torch
+from torch import Tensor
+
+from spiking_diffusion import artifacts, config
+from spiking_diffusion.metrics import distances
+from spiking_diffusion.metrics.features import (
+    ClassifierFeatures,
+    CleanInceptionFeatures,
+    Features,
+    ImageNetFeatures,
+    InceptionFeatures,
+)
+from spiking_diffusion.metrics.inception import UnavailableError, find_weights
+from spiking_diffusion.randomness import generator
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """``generated`` images, all of them or, if not ``exact``, at most so many, against images of ``real`` splits,
+    of which ``first`` many count. ``fid_features`` and ``kid_features`` are (extractor, its weights)."""
+
+    fid_features: tuple[type[Any], str]
+    kid_features: tuple[type[Any], str]
+    generated: int
+    exact: bool = False
+    real: tuple[Literal["train", "validation", "test"], ...] = ("test",)
+    first: int | None = None
+    fid: Callable[[Tensor, Tensor], float] = distances.fid
+
+
+_FID = (InceptionFeatures, "fid")
+_OWN = (ClassifierFeatures, "classifier")
+_CLEAN = (CleanInceptionFeatures, "fid")
+PROTOCOLS: dict[config.Protocol, Protocol] = {
+    "standard": Protocol(_FID, _FID, 10_000),
+    "clean32": Protocol(_CLEAN, _CLEAN, 10_000),
+    "train50k": Protocol(_FID, _FID, 50_000, exact=True, real=("train", "validation")),
+    "released": Protocol((ImageNetFeatures, "imagenet"), _FID, 1_280, exact=True, first=1_280, fid=distances.svd_fid),
+    "classifier": Protocol(_OWN, _OWN, 10_000),
+}
+LEAST = distances.NEIGHBOURS + 1
+"""Fewer images than this have no precision and recall."""
+INCEPTION_BATCH = 50
+"""An image takes some 20 MB on its way through an Inception network."""
+
+
+@dataclass(frozen=True)
+class Images:
+    """What a run is measured on, all uint8 (N, C, H, W); ``real`` by split."""
+
+    generated: Tensor
+    reconstructed: Tensor
+    real: dict[str, Tensor]
+
+
+def measure(
+    images: Images,
+    settings: config.Evaluate,
+    inception: config.Inception,
+    classifier: Path,
+    seed: int,
+    device: torch.device,
+) -> tuple[dict[str, Any], dict[str, str]]:
+    """Columns of all protocols, and the hash of each Inception network's file that they rest on.
+
+    Where a protocol cannot be had, its numbers are None and ``{protocol}_reason`` says why; of one that was not asked
+    for there is the reason alone.
+    """
+    row: dict[str, Any] = {}
+    hashes: dict[str, str] = {}
+    for name in get_args(config.Protocol):
+        if name not in settings.protocols:
+            row[f"{name}_reason"] = f"not asked for: evaluate.protocols is {', '.join(settings.protocols)}"
+            continue
+        try:
+            weights = {
+                kind: classifier if kind == "classifier" else find_weights(kind, getattr(inception, kind))
+                for _, kind in (PROTOCOLS[name].fid_features, PROTOCOLS[name].kid_features)
+            }
+            hashes |= {kind: artifacts.sha256(path) for kind, path in weights.items() if kind != "classifier"}
+            found = _measure(name, images, settings, weights, seed, device)
+        except UnavailableError as reason:
+            log.info("%s: %s", name, reason)
+            found = dict.fromkeys(COLUMNS) | {"reason": str(reason)}
+        row |= {f"{name}_{key}": value for key, value in found.items()}
+    return row, hashes
+
+
+COLUMNS = (
+    *("fid", "kid", "reconstruction_fid", "train_test_fid", "precision", "recall"),
+    *("n_generated", "n_real", "kid_subset_size"),
+)
+"""What each protocol's columns are called behind its name."""
+
+
+def _measure(
+    name: config.Protocol,
+    images: Images,
+    settings: config.Evaluate,
+    weights: dict[str, Path],
+    seed: int,
+    device: torch.device,
+) -> dict[str, Any]:
+    protocol = PROTOCOLS[name]
+    generated, again = images.generated[: protocol.generated], images.reconstructed[: protocol.generated]
+    real = torch.cat([images.real[split] for split in protocol.real])[: protocol.first]
+    # other real images in the place of generated ones, as many of them: what a perfect model could hope for
+    floor = images.real["test" if "train" in protocol.real else "train"]
+    floor = floor[torch.randperm(len(floor), generator=generator("cpu", seed, "floor"))[: len(generated)]]
+    wanted = {"generated": protocol.generated if protocol.exact else LEAST, "real": protocol.first or LEAST}
+    for kind, number in (("generated", len(generated)), ("real", min(len(real), len(floor)))):
+        if number < wanted[kind]:
+            raise UnavailableError(f"it takes {wanted[kind]:,} {kind} images, there are {number:,}")
+
+    def space(extractor: type[Any], kind: str) -> Features:
+        batch = settings.batch_size if kind == "classifier" else min(settings.batch_size, INCEPTION_BATCH)
+        return Features(extractor, weights[kind], batch, device)
+
+    embed = space(*protocol.fid_features)
+    ours, theirs = embed(generated), embed(real)
+    subset = min(settings.kid_subset_size, len(generated), len(real))
+    if subset < settings.kid_subset_size:
+        log.warning("%s: KID's subsets have %d images, not %d", name, subset, settings.kid_subset_size)
+    if min(len(generated), len(real)) <= ours.shape[1]:
+        log.warning(
+            "%s: %d generated and %d real images in %d dimensions: covariances are singular and FID is too high; "
+            "compare it at equal numbers only",
+            *(name, len(generated), len(real), ours.shape[1]),
+        )
+    precision, recall = distances.precision_recall(ours.to(device), theirs.to(device))
+    found: dict[str, Any] = {
+        "fid": protocol.fid(ours, theirs),
+        "reconstruction_fid": protocol.fid(embed(again), theirs),
+        "train_test_fid": protocol.fid(embed(floor), theirs),
+        "precision": precision,
+        "recall": recall,
+        "n_generated": len(generated),
+        "n_real": len(real),
+        "kid_subset_size": subset,
+    }
+    if protocol.kid_features != protocol.fid_features:
+        embed = space(*protocol.kid_features)
+        ours, theirs = embed(generated), embed(real)
+    return found | {"kid": distances.kid(ours, theirs, subset, settings.kid_subsets, seed)}
