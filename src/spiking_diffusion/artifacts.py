@@ -60,6 +60,11 @@ def samples_path(run: str) -> Path:
     return Path("results/samples", f"{run}.npz")
 
 
+def sampling_path(run: str) -> Path:
+    """How long drawing the images took: no output of a stage, for it is never the same twice."""
+    return Path("work", run, "sampling.json")
+
+
 def metrics_path(run: str) -> Path:
     """One flat JSON of numbers."""
     return Path("results/metrics", f"{run}.json")

@@ -1,7 +1,6 @@
 """Tables and figures: what is in them, and that the same input gives the same bytes."""
 
 import contextlib
-import csv
 import io
 import os
 import shutil
@@ -11,18 +10,17 @@ from pathlib import Path
 
 import matplotlib.pyplot as plt
 import numpy as np
-import pandas as pd
 import pytest
 import yaml
 from PIL import Image
 
-from spiking_diffusion import artifacts, pipeline
+from spiking_diffusion import artifacts
 from spiking_diffusion.config import check_params
 from spiking_diffusion.errors import UserError
 from spiking_diffusion.reporting.figures import make_figure
 from spiking_diffusion.reporting.layout import FIGURES, MODELS, figure_inputs, figure_path
 from spiking_diffusion.reporting.picture import grid
-from spiking_diffusion.reporting.tables import make_table, to_markdown
+from spiking_diffusion.reporting.tables import make_table
 
 RAW = yaml.safe_load((Path(__file__).parents[2] / "params.yaml").read_text(encoding="utf-8"))
 RAW["suites"] |= {
@@ -75,8 +73,7 @@ def fill(params, suite):
             rows = "".join(f"{epoch},{draws.random():.6g}\n" for epoch in (1, 2, 3))
             artifacts.write_text(artifacts.history_path(artifacts.model_path(name, model)), f"epoch,{column}\n{rows}")
         row = {"dataset": run.dataset_name, "model": run.model, "run": name, "recipe": run.recipe_name, "seed": 0}
-        row |= {key: draws.random() for key in ("mse", "ssim", "kid", "fid", "train_test_fid")}
-        row |= {"features": "classifier", "n_generated": 500, "n_real": 360, "kid_subset_size": 360}
+        row |= {key: draws.random() for key in ("mse", "ssim", "classifier_kid", "classifier_fid")}
         if run.model == "spiking-diffusion":
             tokens = {s: draws.integers(0, 20, (30, 7, 7)).astype(np.uint16) for s in ("train", "validation", "test")}
             tokens |= {"size": np.array(32), "vqsvae": np.array("0" * 64)}
@@ -94,56 +91,6 @@ def project(tmp_path, monkeypatch):
 
 def written(folder):
     return {p.name: p.read_bytes() for p in Path("results", folder).iterdir()}
-
-
-# --- tables ---------------------------------------------------------------------------------------------
-
-
-@pytest.mark.usefixtures("project")
-@pytest.mark.parametrize("suite", SUITES)
-def test_table_has_the_suites_rows_and_the_metrics_numbers(suite):
-    fill(PARAMS, suite)
-    out = make_table(PARAMS, suite)
-    assert out == Path("results/tables", f"{suite}.csv")
-    rows = list(csv.DictReader(out.read_text().splitlines()))
-    assert list(rows[0])[:7] == ["dataset", "model", "run", "mse", "ssim", "kid", "fid"]
-    assert [row["run"] for row in rows] == PARAMS.suites[suite]
-    for row in rows:
-        metrics = artifacts.read_json(artifacts.metrics_path(row["run"]))
-        for key, cell in row.items():
-            value = metrics.get(key, "")
-            if isinstance(value, float):
-                assert float(cell) == pytest.approx(value, rel=1e-5)
-            else:
-                assert cell == str(value), f"{key} of {row['run']}: counts stay whole, what is missing is empty"
-
-
-@pytest.mark.usefixtures("project")
-def test_table_is_the_same_twice_and_its_settings_lie_beside():
-    fill(PARAMS, "both")
-    out = make_table(PARAMS, "both")
-    first = written("tables")
-    assert sorted(first) == ["both.csv", "both.md", "both.settings.json"]
-    inputs = [artifacts.metrics_path(run) for run in PARAMS.suites["both"]]
-    expected = pipeline.record(PARAMS, "table", "both", inputs)
-    expected["outputs"] = {str(path): artifacts.sha256(path) for path in (out, out.with_suffix(".md"))}
-    assert artifacts.read_json(artifacts.settings_path(out)) == expected
-    make_table(PARAMS, "both")
-    assert written("tables") == first
-
-
-def test_to_markdown():
-    table = pd.DataFrame(
-        {
-            "run": ["a", "b"],
-            "fid": [37.5012, 0.000123456],
-            "n": pd.array([10000, None], "Int64"),
-            "x": [float("nan"), 1.0],
-        }
-    )
-    assert to_markdown(table) == (
-        "| run | fid | n | x |\n| --- | --- | --- | --- |\n| a | 37.5 | 10000 |  |\n| b | 0.0001235 |  | 1 |\n"
-    )
 
 
 # --- figures --------------------------------------------------------------------------------------------
@@ -281,7 +228,7 @@ def test_damaged_input_is_named(kind, path):
 @pytest.mark.parametrize(
     ("kind", "path", "write"),
     [
-        ("table", artifacts.metrics_path("digits"), lambda path: artifacts.write_json(path, {"fid": 1.0})),
+        ("table", artifacts.metrics_path("digits"), lambda path: artifacts.write_json(path, {"classifier_fid": 1.0})),
         ("table", artifacts.metrics_path("digits"), lambda path: artifacts.write_json(path, [1.0])),
         ("samples", artifacts.samples_path("digits"), lambda path: artifacts.write_npz(path, {"other": np.zeros(3)})),
         ("codebook", artifacts.tokens_path("digits"), lambda path: artifacts.write_npz(path, {"size": np.array(3)})),

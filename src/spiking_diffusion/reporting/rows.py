@@ -14,11 +14,11 @@ UNUSED: dict[Model, set[str]] = {"spiking-diffusion": {"fsvae"}, "fsvae": {"vqsv
 
 @dataclass(frozen=True)
 class Row:
-    """``runs`` by name, one for each seed; ``settings`` are those in which the suite's runs of this model differ."""
+    """``runs`` by name, one for each seed; ``settings`` are those in which the suite's runs of this model on this dataset differ."""
 
     dataset: str
     model: Model
-    runs: tuple[str, ...]
+    runs: list[str]
     settings: dict[str, Any]
 
 
@@ -36,11 +36,17 @@ def rows_of(params: Params, suite: str) -> list[Row]:
         else:
             found.append((run.dataset_name, run.model, settings, [name]))
 
-    def differs(model: Model, key: str) -> bool:
-        return any(a[key] != b[key] for _, m, a, _ in found for _, n, b, _ in found if m == n == model)
-
     return [
-        Row(dataset, model, tuple(names), {k: v for k, v in settings.items() if differs(model, k)})
+        Row(
+            dataset,
+            model,
+            names,
+            {
+                key: value
+                for key, value in settings.items()
+                if any(value != others[key] for d, m, others, _ in found if (d, m) == (dataset, model))
+            },
+        )
         for dataset, model, settings, names in found
     ]
 

@@ -31,8 +31,8 @@ Cells = dict[str, Any]
 def make_table(params: Params, suite: str) -> Path:
     """Write ``results/tables/{suite}.csv``, ``.md`` and ``.tex``.
 
-    Runs that differ in nothing but the seed are one row, with mean and standard deviation; settings in which the
-    suite's runs of one model differ have a column each. Where nothing but datasets differs, the paper's Table 1 stands
+    Runs that differ in nothing but the seed are one row, with mean and standard deviation; settings in which a
+    suite's runs of one model on one dataset differ have a column each. Where none differ, the paper's Table 1 stands
     beside our numbers, and in a suite called ``beyond`` other models have rows of their own.
     """
     rows = rows_of(params, suite)
@@ -199,7 +199,9 @@ def _for_people(
             line.append(text)
         body.append(line)
     notes = [f"[{number}] {reason}." for reason, number in reasons.items()]
-    return header, body, [*_numbers_of_images(table), *notes]
+    absent = [p for p in PROTOCOLS if f"{p}_fid" not in columns and any(f"{p}_reason" in cells for cells in table)]
+    asked = [f"Not asked for: {', '.join(absent)}."] if absent else []
+    return header, body, [*_numbers_of_images(table), *notes, *asked]
 
 
 def _numbers_of_images(table: list[Cells]) -> list[str]:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import math
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -22,6 +24,8 @@ from spiking_diffusion.reporting.picture import grid
 from spiking_diffusion.training.fsvae import load_fsvae
 from spiking_diffusion.training.sdid import load_sdid
 from spiking_diffusion.training.tokens import load_vqsvae
+
+log = logging.getLogger(__name__)
 
 
 @torch.no_grad()
@@ -88,9 +92,19 @@ def _batches(n: int, size: int, what: str) -> Iterator[tuple[int, int]]:
 
 
 def sample_run(params: Params, run: RunSettings, device: torch.device) -> Path:
-    """Draw as many images as the recipe says and write ``results/samples/{run}.npz``."""
+    """Draw as many images as the recipe says and write ``results/samples/{run}.npz``.
+
+    How long that took goes to ``work/{run}/sampling.json``: no two runs agree on it, and on ``results/`` they do.
+    """
     fsvae = run.model == "fsvae"
+    start = time.perf_counter()
     images, notes = draw(run, run.recipe.sample.n, device)
+    seconds = time.perf_counter() - start
+    log.info("%s: %d images in %.1f s, %.4f s each", run.name, len(images), seconds, seconds / len(images))
+    artifacts.write_json(
+        artifacts.sampling_path(run.name),
+        {"device": device.type, "images": len(images), "seconds": seconds, **notes},
+    )
     out = artifacts.samples_path(run.name)
     stage, models = ("fsvae_sample", ["fsvae"]) if fsvae else ("sample", ["vqsvae", "sdid"])
     inputs = [artifacts.model_path(run.name, model) for model in models]

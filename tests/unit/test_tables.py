@@ -1,0 +1,177 @@
+"""Tables: what is in them by hand, and that the same input gives the same bytes."""
+
+import csv
+import statistics
+from pathlib import Path
+
+import pytest
+import yaml
+
+from spiking_diffusion import artifacts, pipeline
+from spiking_diffusion.config import check_params
+from spiking_diffusion.reporting.rows import rows_of
+from spiking_diffusion.reporting.tables import PUBLISHED, make_table
+
+RAW = yaml.safe_load((Path(__file__).parents[2] / "params.yaml").read_text(encoding="utf-8"))
+RAW["runs"] |= {
+    "digits-1": {"dataset": "digits", "recipe": "quick", "seed": 1},
+    "digits-2": {"dataset": "digits", "recipe": "quick", "seed": 2},
+    "digits-k": {"dataset": "digits", "recipe": "quick", "vqsvae": {"k": 0.25}},
+    "digits-k-1": {"dataset": "digits", "recipe": "quick", "vqsvae": {"k": 0.25}, "seed": 1},
+}
+RAW["suites"] |= {
+    "both": ["digits-fsvae", "digits"],
+    "seeds": ["digits-1", "digits-fsvae", "digits", "digits-2"],
+    "ks": ["digits", "digits-k", "digits-1", "digits-k-1"],
+    "beyond": ["mnist", "cifar10"],
+}
+PARAMS = check_params(RAW)
+ASKED = ("fid", "kid", "n_generated", "n_real", "kid_subset_size")
+
+
+@pytest.fixture(autouse=True)
+def project(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+
+def metrics(run, **changes):
+    """Write a run's metrics: classifier's numbers are there, standard's cannot be had, others were not asked for."""
+    resolved = PARAMS.resolve(run)
+    row = {"dataset": resolved.dataset_name, "model": resolved.model, "run": run, "recipe": "quick", "seed": 0}
+    row |= {"mse": 0.01, "ssim": 0.5, "network_calls": 31.254}
+    row |= {f"classifier_{key}": value for key, value in zip(ASKED, (7.0, 0.125, 500, 360, 360), strict=True)}
+    row |= {f"standard_{key}": None for key in ASKED} | {"standard_reason": "no weights"}
+    row |= {f"{name}_reason": "not asked for" for name in ("clean32", "train50k", "released")}
+    artifacts.write_json(artifacts.metrics_path(run), row | changes)
+
+
+def rows(suite):
+    return list(csv.DictReader(Path("results/tables", f"{suite}.csv").read_text().splitlines()))
+
+
+def test_a_row_for_each_run_with_its_numbers():
+    metrics("digits-fsvae", mse=0.0125)
+    metrics("digits", classifier_fid=1.2345678, codes_used=126)
+    assert make_table(PARAMS, "both") == Path("results/tables/both.csv")
+    first, second = rows("both")
+    assert list(first)[:6] == ["dataset", "model", "run", "seeds", "mse", "ssim"]
+    assert (first["model"], first["run"], first["mse"]) == ("fsvae", "digits-fsvae", "0.0125")
+    assert (second["run"], second["classifier_fid"], second["codes_used"]) == ("digits", "1.23457", "126")
+    assert first["codes_used"] == "", "a number that FSVAE does not have is empty"
+    assert first["classifier_n_generated"] == "500", "counts stay whole"
+    assert not [column for column in first if column.startswith(("clean32", "train50k", "released"))]
+
+
+def test_a_number_that_cannot_be_had_is_empty_and_explained():
+    metrics("digits-fsvae")
+    metrics("digits", standard_fid=3.5)
+    make_table(PARAMS, "both")
+    first, second = rows("both")
+    assert (first["standard_fid"], first["standard_reason"]) == ("", "no weights")
+    assert second["standard_fid"] == "3.5"
+    text = Path("results/tables/both.md").read_text()
+    header, _, fsvae, ours = (line.strip("| ").split(" | ") for line in text.splitlines()[:4])
+    assert (fsvae[header.index("standard_fid")], ours[header.index("standard_fid")]) == ("[1]", "3.5")
+    assert "\n[1] standard: no weights.\n" in text
+    assert "\nclassifier: 500 generated against 360 real images, KID on subsets of 360.\n" in text
+    assert "\nNot asked for: clean32, train50k, released.\n" in text
+    assert "% [1] standard: no weights." in Path("results/tables/both.tex").read_text()
+
+
+def test_seeds_are_one_row_with_mean_and_deviation():
+    values = {"digits": 1.0, "digits-1": 2.0, "digits-2": 6.0}
+    for run, value in values.items():
+        metrics(run, classifier_fid=value, mse=0.25)
+    metrics("digits-fsvae", classifier_fid=9.0)
+    make_table(PARAMS, "seeds")
+    ours, fsvae = rows("seeds")
+    assert (ours["run"], ours["seeds"], fsvae["seeds"]) == ("digits-1", "3", "1")
+    assert float(ours["classifier_fid"]) == 3.0
+    assert float(ours["classifier_fid_std"]) == pytest.approx(statistics.stdev(values.values()), rel=1e-5)
+    assert float(ours["mse_std"]) == 0
+    assert (fsvae["classifier_fid"], fsvae["classifier_fid_std"]) == ("9", "")
+    assert " 3 ± 2.6 |" in Path("results/tables/seeds.md").read_text()
+    assert r" 3 $\pm$ 2.6 &" in Path("results/tables/seeds.tex").read_text()
+
+
+def test_no_mean_over_some_of_the_seeds():
+    for run in ("digits", "digits-1", "digits-2", "digits-fsvae"):
+        metrics(run, **({} if run == "digits-2" else {"standard_fid": 4.0}))
+    make_table(PARAMS, "seeds")
+    assert rows("seeds")[0]["standard_fid"] == ""
+
+
+def test_an_ablation_has_a_column_for_what_differs():
+    for run, value in {"digits": 1.0, "digits-1": 2.0, "digits-k": 5.0, "digits-k-1": 7.0}.items():
+        metrics(run, classifier_fid=value)
+    make_table(PARAMS, "ks")
+    assert [(row["vqsvae.k"], row["seeds"], row["classifier_fid"]) for row in rows("ks")] == [
+        ("learned", "2", "1.5"),
+        ("0.25", "2", "6"),
+    ]
+    assert not [column for column in rows("ks")[0] if column.endswith("_paper")]
+
+
+def test_settings_that_only_the_other_model_reads_do_not_make_runs_differ():
+    assert [row.runs for row in rows_of(PARAMS, "both")] == [["digits-fsvae"], ["digits"]]
+    raw = yaml.safe_load(yaml.safe_dump(RAW))
+    raw["runs"]["digits-1"]["fsvae"] = {"k": 5}
+    assert next(row.runs for row in rows_of(check_params(raw), "seeds")) == ["digits-1", "digits", "digits-2"]
+
+
+def test_table_1_stands_beside_our_numbers():
+    for run in PARAMS.suites["table1"]:
+        metrics(run)
+    metrics("mnist", mse=0.0035, released_fid=40.0, released_kid=0.01)
+    make_table(PARAMS, "table1")
+    found = {(row["dataset"], row["model"]): row for row in rows("table1")}
+    assert len(found) == 10
+    ours, fsvae = found["mnist", "spiking-diffusion"], found["letters", "fsvae"]
+    assert (ours["mse_paper"], ours["mse_difference"]) == ("0.006", "-0.0025")
+    assert (ours["released_fid_paper"], ours["released_fid_difference"]) == ("37.5", "2.5")
+    assert (ours["released_kid_paper"], ours["released_kid_difference"]) == ("0.018", "-0.008")
+    assert (fsvae["ssim_paper"], fsvae["released_fid"], fsvae["released_fid_paper"]) == ("0.18", "", "95.96")
+    assert (fsvae["released_fid_difference"], fsvae["released_reason"]) == ("", "not asked for")
+    assert "released: not asked for." in Path("results/tables/table1.md").read_text()
+
+
+def test_peers_stand_in_the_column_of_their_own_protocol():
+    metrics("mnist", clean32_fid=5.0)
+    metrics("cifar10", train50k_fid=100.0)
+    make_table(PARAMS, "beyond")
+    found = {(row["dataset"], row["model"]): row for row in rows("beyond")}
+    assert found["mnist", "spiking-diffusion"]["clean32_fid"] == "5"
+    peer = found["mnist", "FSDDIM, T=8"]
+    assert (peer["clean32_fid"], peer["clean32_n_generated"], peer["train50k_fid"]) == ("3.99", "10000", "")
+    assert "arXiv:2312.01742" in peer["source"]
+    assert found["cifar10", "SDM, T=8"]["train50k_fid"] == "12.95"
+    assert ("mnist", "SDM, T=8") not in found
+    assert found["cifar10", "Spiking-Diffusion, as published"]["released_fid"] == "120.5"
+
+
+def test_what_is_published_is_about_known_datasets_and_protocols():
+    assert set(PUBLISHED["table1"]) == {PARAMS.resolve(run).dataset_name for run in PARAMS.suites["table1"]}
+    for peer in PUBLISHED["peers"]:
+        assert set(peer["fid"]) <= set(PARAMS.datasets)
+        assert peer["protocol"] in ("clean32", "train50k", "released")
+
+
+def test_table_is_the_same_twice_and_its_settings_lie_beside():
+    metrics("digits-fsvae")
+    metrics("digits")
+    out = make_table(PARAMS, "both")
+    first = {path.name: path.read_bytes() for path in out.parent.iterdir()}
+    assert sorted(first) == ["both.csv", "both.md", "both.settings.json", "both.tex"]
+    expected = pipeline.record(PARAMS, "table", "both", map(artifacts.metrics_path, PARAMS.suites["both"]))
+    expected["outputs"] = {str(path): artifacts.sha256(path) for path in map(out.with_suffix, (".csv", ".md", ".tex"))}
+    assert artifacts.read_json(artifacts.settings_path(out)) == expected
+    make_table(PARAMS, "both")
+    assert {path.name: path.read_bytes() for path in out.parent.iterdir()} == first
+
+
+def test_a_code_of_latex_in_a_name_is_written_as_text():
+    metrics("digits-fsvae")
+    metrics("digits")
+    make_table(PARAMS, "both")
+    text = Path("results/tables/both.tex").read_text()
+    assert r"classifier\_fid" in text and "classifier_fid" not in text.replace(r"\_", "")
