@@ -14,7 +14,8 @@ UNUSED: dict[Model, set[str]] = {"spiking-diffusion": {"fsvae"}, "fsvae": {"vqsv
 
 @dataclass(frozen=True)
 class Row:
-    """``runs`` by name, one for each seed; ``settings`` are those in which the suite's runs of this model on this dataset differ."""
+    """``runs`` by name, one for each seed; ``settings`` are those in which the suite's runs of this model on this
+    dataset differ."""
 
     dataset: str
     model: Model
