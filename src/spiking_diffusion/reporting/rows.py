@@ -8,7 +8,7 @@ from typing import Any
 
 from spiking_diffusion.config import Model, Params
 
-UNUSED: dict[Model, set[str]] = {"spiking-diffusion": {"fsvae"}, "fsvae": {"vqsvae", "sdid"}}
+UNUSED: dict[Model, set[str]] = {"spiking-diffusion": {"fsvae"}, "fsvae": {"vqsvae", "sdid", "tune"}}
 """Sections of a recipe that a run of each kind does not read."""
 
 
