@@ -32,3 +32,15 @@ for suite in params.suites:
             suite
         input:
             suite_outputs(suite),
+
+
+# the small ablations on digits, three seeds each
+rule:
+    name:
+        "ablations-quick"
+    input:
+        [
+            suite_outputs(suite)
+            for suite in params.suites
+            if suite.startswith("ablation-") and suite.endswith("-quick")
+        ],
