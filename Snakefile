@@ -18,6 +18,11 @@ include: "workflow/rules/report.smk"
 report: "workflow/report/workflow.rst"
 
 
+onstart:
+    # Snakemake's own lock outlives a killed holder and ends with whichever instance ends first: the profile disables it
+    locks.one_snakemake()
+
+
 rule all:
     default_target: True
     input:

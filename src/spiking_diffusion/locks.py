@@ -5,6 +5,7 @@ Snakemake's own lock covers a whole folder and ends with whichever instance ends
 
 from __future__ import annotations
 
+import atexit
 import logging
 import os
 import platform
@@ -24,7 +25,7 @@ LOCKS = Path("work/locks")
 
 
 @contextmanager
-def alone(*outputs: Path) -> Iterator[bool]:
+def alone(*outputs: Path, what: str = "") -> Iterator[bool]:
     """Hold the lock of ``outputs``; a second caller waits, and its log names the first.
 
     Yields whether there was a wait, after which the outputs may be there. What killed writers of them left is removed.
@@ -37,7 +38,7 @@ def alone(*outputs: Path) -> Iterator[bool]:
             lock.acquire(blocking=False)
             waited = False
         except Timeout:
-            log.info("%s is being made by %s: waiting for that to end", outputs[0], _read(holder))
+            log.warning("%s is in the hands of %s: waiting for that to end", what or outputs[0], _read(holder))
             lock.acquire(poll_interval=0.2)
             waited = True
     except OSError as error:
@@ -53,6 +54,17 @@ def alone(*outputs: Path) -> Iterator[bool]:
     finally:
         holder.unlink(missing_ok=True)
         lock.release()
+
+
+def one_snakemake() -> None:
+    """Hold the folder's lock until this process ends.
+
+    Where another Snakemake held it, this one starts anew once that has ended, to plan with the files there are now.
+    """
+    lock = alone(Path("work/snakemake"), what="this folder's pipeline")
+    if lock.__enter__():
+        os.execv(sys.executable, sys.orig_argv)
+    atexit.register(lock.__exit__, None, None, None)
 
 
 def _read(holder: Path) -> str:

@@ -5,7 +5,7 @@ import shlex
 import sys
 from pathlib import Path
 
-from spiking_diffusion import artifacts, pipeline
+from spiking_diffusion import artifacts, locks, pipeline
 from spiking_diffusion.config import load_params
 from spiking_diffusion.data.archives import files_of
 from spiking_diffusion.errors import UserError
