@@ -1,11 +1,12 @@
 # make quick   set-up and the whole pipeline on scikit-learn's digits: CPU, minutes, no download of data
 # make test    set-up and all tests
+# make faults kill every stage hundreds of times: some 20 minutes
 # make lint    formatters, linters and the type checker
 PYTHON ?= python3
 BIN := $(CURDIR)/.venv/bin
 export PATH := $(BIN):$(PATH)
 
-.PHONY: setup quick test lint format generated lock clean
+.PHONY: setup quick test faults lint format generated lock clean
 
 setup: .venv/ready
 
@@ -24,6 +25,9 @@ quick: setup
 
 test: setup
 	python -m pytest
+
+faults: setup
+	KILLS=12 python -m pytest tests/faults
 
 lint: setup
 	ruff check .

@@ -47,6 +47,7 @@ def alone(*outputs: Path, what: str = "") -> Iterator[bool]:
             "free the space or the permission and run the same command again"
         ) from error
     try:
+        artifacts.clear_leftovers(holder)
         artifacts.write_text(holder, f"process {os.getpid()} on {platform.node()} ({shlex.join(sys.argv)})")
         for path in outputs:
             artifacts.clear_leftovers(path)
