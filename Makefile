@@ -1,6 +1,6 @@
 # make quick   set-up and the whole pipeline on scikit-learn's digits: CPU, minutes, no download of data
 # make test    set-up and all tests
-# make faults kill every stage hundreds of times: some 20 minutes
+# make faults  kill every stage hundreds of times: some 20 minutes
 # make lint    formatters, linters and the type checker
 PYTHON ?= python3
 BIN := $(CURDIR)/.venv/bin
