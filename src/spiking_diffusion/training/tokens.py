@@ -30,7 +30,7 @@ class TokenSet:
     splits: dict[str, Tensor]
     size: int
     vqsvae: str
-    stamp: str
+    stamp: str = ""
 
 
 def load_vqsvae(run: RunSettings, device: torch.device) -> VQSVAE:
