@@ -75,6 +75,11 @@ def reconstructions_path(run: str) -> Path:
     return Path("results/reconstructions", f"{run}.npz")
 
 
+def traces_path(run: str) -> Path:
+    """What goes on inside a trained run: codes as images, samples in the making, spikes."""
+    return Path("results/traces", f"{run}.npz")
+
+
 def settings_path(output: Path) -> Path:
     """The resolved settings that made ``output``, beside it."""
     return output.with_suffix(".settings.json")

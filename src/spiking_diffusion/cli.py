@@ -93,6 +93,7 @@ def build_parser() -> argparse.ArgumentParser:
     sample.add_argument(
         "--out", type=Path, metavar="FILE.png", help="write a picture of the images here and nothing else"
     )
+    command("inspect", "keep what goes on inside a trained run, for figures -> results/traces/RUN.npz", on_run, device)
     command("evaluate", "measure a run's reconstructions and samples -> results/metrics/RUN.json", on_run, device)
     command("table", "put the metrics of a suite side by side -> results/tables/SUITE.csv", on_suite)
     figure = command("figure", "draw a figure of a suite -> results/figures/SUITE-KIND.png, .svg and .pdf", on_suite)
@@ -183,6 +184,8 @@ def _job(args: argparse.Namespace, run: RunSettings | None) -> tuple[Any, ...] |
             return "tune", name, artifacts.tuning_path(name)
         case "sample" if args.out is None:
             return f"{prefix}sample", name, artifacts.samples_path(name)
+        case "inspect":
+            return "inspect", name, artifacts.traces_path(name)
         case "evaluate":
             return f"{prefix}evaluate", name, artifacts.metrics_path(name), artifacts.reconstructions_path(name)
         case "table":
@@ -256,7 +259,7 @@ def _on_device(args: argparse.Namespace, params: Params, run: RunSettings | None
         print(train_classifier(params, args.dataset, device))
         return
     fsvae = args.command == "train" and args.model == "fsvae"
-    if args.command in ("train", "encode", "tune") and fsvae != (run.model == "fsvae"):
+    if args.command in ("train", "encode", "tune", "inspect") and fsvae != (run.model == "fsvae"):
         raise UserError(
             f"{run.name!r} is a {run.model} run: "
             f"{'name a baseline' if fsvae else 'name a run under runs:'} in params.yaml for this command"
@@ -293,6 +296,10 @@ def _on_device(args: argparse.Namespace, params: Params, run: RunSettings | None
                     "or change sample.n of the run"
                 )
             print(sample_picture(run, args.n or 64, args.out, device) if args.out else sample_run(params, run, device))
+        case "inspect", _:
+            from spiking_diffusion.training.inspect import inspect_run
+
+            print(inspect_run(params, run, device))
         case "evaluate", _:
             from spiking_diffusion.metrics.evaluate import evaluate_run
 

@@ -82,6 +82,10 @@ STAGES = {
     "fsvae_evaluate": Stage(
         ("seed", "neuron", "fsvae", "sample", "evaluate"), (*_FSVAE, *_METRICS, "training/sample.py")
     ),
+    "inspect": Stage(
+        ("seed", "neuron", "vqsvae", "sdid", "sample"),
+        (*_VQSVAE, "diffusion", "training/inspect.py", "training/sample.py", "training/tokens.py"),
+    ),
     "table": Stage((), ("reporting",)),
     "figure": Stage((), ("reporting",)),
 }
@@ -108,15 +112,8 @@ def stage_settings(params: Params, stage: str, name: str) -> dict[str, Any]:
         return {"dataset": params.dataset(name).model_dump()}
     if stage == "classifier":
         return {"classifier": params.classifier.model_dump()}
-    if stage == "table":
+    if stage in ("table", "figure"):
         return {"rows": [asdict(row) for row in rows_of(params, name)]}
-    if stage == "figure":
-        runs = [params.resolve(run) for run in params.suites[name]]
-        return {
-            "runs": [
-                {"run": r.name, "model": r.model, "dataset": r.dataset_name, "recipe": r.recipe_name} for r in runs
-            ]
-        }
     recipe = params.resolve(name).recipe
     settings = recipe.model_dump(include=set(STAGES[stage].sections))
     if stage.endswith("evaluate") and set(recipe.evaluate.protocols) != {"classifier"}:

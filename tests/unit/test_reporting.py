@@ -10,6 +10,7 @@ from pathlib import Path
 
 import matplotlib.pyplot as plt
 import numpy as np
+import pandas as pd
 import pytest
 import yaml
 from PIL import Image
@@ -18,7 +19,18 @@ from spiking_diffusion import artifacts
 from spiking_diffusion.config import check_params
 from spiking_diffusion.errors import UserError
 from spiking_diffusion.reporting.figures import make_figure
-from spiking_diffusion.reporting.layout import FIGURES, MODELS, figure_inputs, figure_path
+from spiking_diffusion.reporting.figures.curves import ablation
+from spiking_diffusion.reporting.figures.training import layer_name
+from spiking_diffusion.reporting.figures.trajectory import MASK
+from spiking_diffusion.reporting.layout import (
+    MODELS,
+    ablated,
+    figure_inputs,
+    figure_path,
+    figure_paths,
+    figures_of,
+    groups,
+)
 from spiking_diffusion.reporting.picture import grid
 from spiking_diffusion.reporting.tables import make_table
 
@@ -29,7 +41,11 @@ RAW["suites"] |= {
     "two-datasets": ["cifar10", "digits", "digits-fsvae"],
     "baselines-only": ["digits-fsvae"],
 }
+RAW["runs"] |= {f"seed-{s}": {"dataset": "digits", "recipe": "quick", "seed": s} for s in (1, 2)}
+RAW["runs"] |= {f"k-1-{s}": {"dataset": "digits", "recipe": "quick", "seed": s, "vqsvae": {"k": 1.0}} for s in (0, 1)}
+RAW["suites"]["seeds"] = ["digits", "seed-1", "seed-2", "k-1-0", "k-1-1"]
 PARAMS = check_params(RAW)
+KINDS = figures_of(PARAMS, "both")
 SUITES = ["both", "two-alike", "two-datasets", "baselines-only"]
 
 
@@ -58,6 +74,13 @@ def test_grid_of_colours():
 # --- a project with finished runs -----------------------------------------------------------------------
 
 
+COLUMNS = {
+    "vqsvae": "loss reconstruction asg validation_mse perplexity k rate_encoder.first rate_encoder.third rate_asg",
+    "fsvae": "loss reconstruction prior validation_mse rate_encoder.first rate_into_latent",
+    "sdid": "loss validation_bits_per_token rate_first rate_rest.0",
+}
+
+
 def fill(params, suite):
     """Write small valid inputs for the table and all figures of a suite below the current folder."""
     draws = np.random.default_rng(0)
@@ -69,15 +92,33 @@ def fill(params, suite):
         artifacts.write_npz(artifacts.reconstructions_path(name), {"images": images})
         artifacts.write_npz(artifacts.samples_path(name), {"images": images[::-1], "network_calls": np.array(1.0)})
         for model in MODELS[run.model]:
-            column = "validation_bits_per_token" if model == "sdid" else "validation_mse"
-            rows = "".join(f"{epoch},{draws.random():.6g}\n" for epoch in (1, 2, 3))
-            artifacts.write_text(artifacts.history_path(artifacts.model_path(name, model)), f"epoch,{column}\n{rows}")
+            history = pd.DataFrame({"epoch": [1, 2, 3]})
+            for column in COLUMNS[model].split():
+                history[column] = draws.random(3)
+            artifacts.write_text(artifacts.history_path(artifacts.model_path(name, model)), history.to_csv(index=False))
         row = {"dataset": run.dataset_name, "model": run.model, "run": name, "recipe": run.recipe_name, "seed": 0}
         row |= {key: draws.random() for key in ("mse", "ssim", "classifier_kid", "classifier_fid")}
         if run.model == "spiking-diffusion":
             tokens = {s: draws.integers(0, 20, (30, 7, 7)).astype(np.uint16) for s in ("train", "validation", "test")}
             tokens |= {"size": np.array(32), "vqsvae": np.array("0" * 64)}
             artifacts.write_npz(artifacts.tokens_path(name), tokens)
+            channels, height, width = shape
+            h, w = height // 4, width // 4
+            trains = {f"{kind}_spikes": draws.integers(0, 2, (3, 5, h, w), np.uint8) for kind in ("encoder", "asg")}
+            traces = {
+                "codes": draws.integers(0, 256, (32, channels, 12, 12), np.uint8),
+                "occurrences": draws.integers(0, 3, 32),
+                "trajectory_tokens": np.sort(draws.integers(0, 33, (h * w + 1, 16, h, w)).astype(np.uint16), axis=0),
+                "trajectory_images": draws.integers(0, 256, (h * w + 1, 16, *shape), np.uint8),
+                "image": images[0],
+                "reconstruction": images[1],
+                **trains,
+                **{key.replace("spikes", "psp"): train.astype(np.float32) / 2 for key, train in trains.items()},
+            }
+            artifacts.write_npz(artifacts.traces_path(name), traces)
+            tried = {"sampler": "ancestral", "steps": [49, 49, 8], "temperature": [0.8, 1.0, 0.8], "network_calls": 9.0}
+            tuning = pd.DataFrame({**tried, "fid": draws.random(3), "kid": draws.random(3)})
+            artifacts.write_text(artifacts.tuning_path(name).with_suffix(".csv"), tuning.to_csv(index=False))
             row |= {"bits_per_token": draws.random(), "codes_used": 20, "k": 0.5, "sampler": "ancestral"}
         artifacts.write_json(artifacts.metrics_path(name), row)
 
@@ -104,7 +145,7 @@ def finished(tmp_path_factory):
         Path("params.yaml").write_text(yaml.safe_dump(RAW))
         fill(PARAMS, "both")
         artifacts.write_npz(artifacts.samples_path("digits"), {"images": np.full((40, 1, 28, 28), 77, np.uint8)})
-        for kind in FIGURES:
+        for kind in KINDS:
             assert make_figure(PARAMS, "both", kind) == figure_path("both", kind)
         return folder, written("figures")
 
@@ -122,21 +163,25 @@ def again(finished, tmp_path, monkeypatch):
 def test_figures_are_png_svg_and_pdf_with_settings_beside(finished):
     _, figures = finished
     ends = ("pdf", "png", "settings.json", "svg")
-    assert sorted(figures) == sorted(f"both-{kind}.{end}" for kind in FIGURES for end in ends)
-    for kind in FIGURES:
+    expected = [f"both-{kind}.{end}" for kind in KINDS for end in ends]
+    assert sorted(figures) == sorted([*expected, "both-trajectory.gif"])
+    assert {name for name in figures if not name.endswith(".json")} == {
+        path.name for kind in KINDS for path in figure_paths("both", kind)
+    }
+    for kind in KINDS:
         assert figures[f"both-{kind}.pdf"].startswith(b"%PDF")
         assert b"<svg" in figures[f"both-{kind}.svg"]
 
 
 def test_figures_are_the_same_twice(again):
-    for kind in reversed(FIGURES):
+    for kind in reversed(KINDS):
         make_figure(PARAMS, "both", kind)
     assert written("figures") == again
 
 
 def test_figures_are_the_same_in_another_process(again):
     """Another process: other hashes of strings, another second."""
-    draw = "".join(f"main(['figure', '--suite', 'both', '{kind}']);" for kind in FIGURES)
+    draw = "".join(f"main(['figure', '--suite', 'both', '{kind}']);" for kind in KINDS)
     command = [sys.executable, "-c", f"from spiking_diffusion.cli import main;{draw}"]
     subprocess.run(command, check=True, capture_output=True, env=os.environ | {"PYTHONHASHSEED": "7"})
     assert written("figures") == again
@@ -151,36 +196,124 @@ def test_figure_changes_with_its_content(again):
 
 
 def test_figures_name_what_they_show(finished):
-    texts = {kind: finished[1][f"both-{kind}.svg"].decode() for kind in FIGURES}
-    for fragment in ("Digits: real", "reconstructed", "FSVAE", "Spiking-Diffusion"):
-        assert fragment in texts["samples"]
-    for fragment in ("FSVAE, digits-fsvae", "VQ-SVAE, digits", "SDID, digits", "epoch", "bits per token"):
-        assert fragment in texts["losses"]
-    assert "digits: 20 of 32 codes used" in texts["codebook"]
+    texts = {kind: finished[1][f"both-{kind}.svg"].decode() for kind in KINDS}
+    fragments = {
+        "samples": ["Digits", "Test images", "FSVAE", "Spiking-Diffusion"],
+        "reconstructions": ["Digits", "Test images", "FSVAE", "Spiking-Diffusion"],
+        "losses": ["FSVAE: loss", "VQ-SVAE: loss", "SDID", "epoch", "bits per token", "prior", "spike generator"],
+        "dynamics": ["perplexity", "firing rate", "encoder 1", "generator", "block 2", "into latent", "FSVAE"],
+        "codebook": ["digits: 20 of 32 codes used"],
+        "trajectory": ["= 49", "= 0"],
+        "temperature": ["FID, validation images", "Digits"],
+        "steps": ["network calls per image", "Digits"],
+        "spikes": ["encoder", "spike generator", "PSP", "time step", "channel"],
+    }
+    assert fragments.keys() == texts.keys()
+    missing = [(kind, part) for kind, parts in fragments.items() for part in parts if part not in texts[kind]]
+    assert missing == []
 
 
 def test_png_has_the_samples_pixels_in_it(finished):
     with Image.open(io.BytesIO(finished[1]["both-samples.png"])) as picture:
         grey = np.asarray(picture.convert("L"))
-    # four panels of near-equal area; one of them is all 77 but for its gaps
-    assert 0.1 < (grey == 77).mean() < 0.3
+    # three panels of equal area; one of them is all 77 but for its gaps
+    assert 0.15 < (grey == 77).mean() < 0.3
 
 
 @pytest.mark.usefixtures("project")
 @pytest.mark.parametrize(
     ("suite", "kind", "fragments"),
     [
-        ("two-alike", "samples", ["Spiking-Diffusion (mnist)", "Spiking-Diffusion (mnist-k-0)"]),
-        ("two-datasets", "samples", ["CIFAR-10: real", "Digits: real"]),
-        ("baselines-only", "samples", ["Digits: real", "FSVAE"]),
-        ("baselines-only", "losses", ["FSVAE, digits-fsvae"]),
-        ("baselines-only", "codebook", []),
+        ("two-alike", "samples", ["Spiking-Diffusion, k = learned", "Spiking-Diffusion, k = 0.0"]),
+        ("two-alike", "codebook", ["mnist: 20 of 32", "mnist-k-0: 20 of 32"]),
+        ("two-alike", "spikes", ["k = learned", "k = 0.0"]),
+        ("two-alike", "ablation", ["MNIST, learned", "FID"]),
+        ("two-datasets", "samples", ["CIFAR-10", "Digits"]),
+        ("two-datasets", "trajectory", ["CIFAR-10", "Digits", "= 64", "= 49"]),
+        ("two-datasets", "dynamics", ["VQ-SVAE, CIFAR-10", "FSVAE, Digits"]),
+        ("baselines-only", "samples", ["Digits", "FSVAE"]),
+        ("baselines-only", "losses", ["FSVAE: loss"]),
+        ("baselines-only", "dynamics", ["into latent"]),
+        ("seeds", "losses", ["Digits, k = 1.0"]),
     ],
 )
 def test_figures_of_other_suites(suite, kind, fragments):
     fill(PARAMS, suite)
     text = make_figure(PARAMS, suite, kind).with_suffix(".svg").read_text()
     assert [fragment for fragment in fragments if fragment not in text] == []
+
+
+@pytest.mark.usefixtures("project")
+def test_figure_that_a_suite_does_not_have_is_refused():
+    assert figures_of(PARAMS, "baselines-only") == ["samples", "reconstructions", "losses", "dynamics"]
+    with pytest.raises(UserError, match="suite 'baselines-only' has no figure 'codebook': its runs allow samples, rec"):
+        make_figure(PARAMS, "baselines-only", "codebook")
+
+
+def test_seeds_are_one_group_and_the_first_stands_for_them():
+    assert [[run.name for run in group.runs] for group in groups(PARAMS, "seeds")] == [
+        ["digits", "seed-1", "seed-2"],
+        ["k-1-0", "k-1-1"],
+    ]
+    assert [group.label for group in groups(PARAMS, "seeds")] == ["k = learned", "k = 1.0"]
+    assert ablated(groups(PARAMS, "seeds")) == "vqsvae.k"
+    assert ablated(groups(PARAMS, "both")) is None
+    assert artifacts.samples_path("seed-1") not in figure_inputs(PARAMS, "seeds", "samples")
+    assert artifacts.metrics_path("seed-1") in figure_inputs(PARAMS, "seeds", "ablation")
+
+
+@pytest.mark.parametrize(
+    ("column", "name"),
+    [
+        ("rate_encoder.first", "encoder 1"),
+        ("rate_encoder.rest.0", "encoder 2"),
+        ("rate_asg", "generator"),
+        ("rate_first", "block 1"),
+        ("rate_rest.3", "block 5"),
+        ("rate_posterior.layers.0", "posterior 1"),
+        ("rate_into_latent", "into latent"),
+        ("rate_decoder.last", "decoder last"),
+    ],
+)
+def test_layers_have_names_for_readers(column, name):
+    assert layer_name(column) == name
+
+
+@pytest.mark.usefixtures("project")
+def test_ablation_shows_mean_and_deviation_over_seeds():
+    """The points and bars of the MSE's panel, beside the mean and deviation taken by hand."""
+    fill(PARAMS, "seeds")
+    values = dict(zip(PARAMS.suites["seeds"], (1.0, 2.0, 6.0, 2.0, 4.0), strict=True))
+    for run, mse in values.items():
+        path = artifacts.metrics_path(run)
+        artifacts.write_json(path, artifacts.read_json(path) | {"mse": mse})
+    panel = ablation(groups(PARAMS, "seeds")).axes[0]
+    (points, bars) = panel.containers[0][0], panel.containers[0][2][0]
+    assert points.get_xydata().tolist() == [[1.0, 3.0]]  # k = 1: mean of 2 and 4
+    assert bars.get_segments()[0][:, 1] == pytest.approx([3 - 2**0.5, 3 + 2**0.5])
+    learned = next(line for line in panel.lines if line.get_label() == "Digits, learned")
+    assert learned.get_ydata() == [3.0, 3.0]  # mean of 1, 2 and 6
+
+
+@pytest.mark.usefixtures("project")
+def test_gif_goes_from_masks_to_the_last_images_in_the_same_bytes():
+    fill(PARAMS, "two-datasets")
+    for name in ("cifar10", "digits"):
+        path = artifacts.traces_path(name)
+        traces = artifacts.read_npz(path)
+        traces["trajectory_tokens"][-1] = 32  # all masked
+        artifacts.write_npz(path, traces)
+    gif = make_figure(PARAMS, "two-datasets", "trajectory").with_suffix(".gif")
+    first = gif.read_bytes()
+    with Image.open(gif) as film:
+        assert film.info["loop"] == 0 and film.n_frames >= 40
+        start = np.asarray(film.convert("RGB"))
+        assert ((start == MASK) | (start == 200)).all(), "only masks and gaps"
+        film.seek(film.n_frames - 1)
+        end = np.asarray(film.convert("RGB"))
+        assert not (end == MASK).all(-1).any() and film.info["duration"] == 2000
+    make_figure(PARAMS, "two-datasets", "trajectory")
+    assert gif.read_bytes() == first
 
 
 # --- inputs that are missing or damaged -----------------------------------------------------------------
@@ -196,8 +329,7 @@ def make(kind):
     return make_table(PARAMS, "both") if kind == "table" else make_figure(PARAMS, "both", kind)
 
 
-CASES = [(kind, path) for kind in ("table", *FIGURES) for path in inputs_of(kind)]
-NOT_DRAWN = ("samples", artifacts.reconstructions_path("digits-fsvae"))
+CASES = [(kind, path) for kind in ("table", *KINDS) for path in inputs_of(kind)]
 
 
 def refusal(kind):
@@ -217,7 +349,7 @@ def test_missing_input_is_named_with_the_command_that_makes_it(kind, path):
 
 
 @pytest.mark.usefixtures("project")
-@pytest.mark.parametrize(("kind", "path"), [case for case in CASES if case != NOT_DRAWN], ids=str)
+@pytest.mark.parametrize(("kind", "path"), CASES, ids=str)
 def test_damaged_input_is_named(kind, path):
     fill(PARAMS, "both")
     path.write_bytes(path.read_bytes()[:15])

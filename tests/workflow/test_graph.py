@@ -72,7 +72,7 @@ def test_same_files_from_same_files(snakemake_edges: dict[str, set[str]], dvc_st
     suite_of = {
         str(path): s
         for s in PARAMS.suites
-        for path in (layout.table_path(s), *(layout.figure_path(s, k) for k in layout.FIGURES))
+        for path in (layout.table_path(s), *(layout.figure_path(s, k) for k in layout.figures_of(PARAMS, s)))
     }
     for file, inputs in snakemake_edges.items():
         if file in suite_of:
@@ -232,12 +232,12 @@ def test_what_snakemake_reruns_dvc_reruns(dvc_stages: dict[str, Any]) -> None:
 @pytest.mark.parametrize(
     ("key", "value", "stages"),
     [
-        (("sdid", "train", "lr"), 0.5, {"sdid", "tune", "sample", "evaluate"}),
-        (("vqsvae", "train", "lr"), 0.5, {"vqsvae", "tokens", "tune", "sample", "evaluate"}),
+        (("sdid", "train", "lr"), 0.5, {"sdid", "tune", "sample", "inspect", "evaluate"}),
+        (("vqsvae", "train", "lr"), 0.5, {"vqsvae", "tokens", "tune", "sample", "inspect", "evaluate"}),
         (("fsvae", "train", "lr"), 0.5, {"fsvae", "fsvae_sample", "fsvae_evaluate"}),
         (("tune", "n"), 7, {"tune"}),
         (("evaluate", "kid_subsets"), 7, {"tune", "evaluate", "fsvae_evaluate"}),
-        (("sample", "temperature"), 0.5, {"sample", "evaluate", "fsvae_sample", "fsvae_evaluate"}),
+        (("sample", "temperature"), 0.5, {"sample", "inspect", "evaluate", "fsvae_sample", "fsvae_evaluate"}),
     ],
 )
 def test_a_key_makes_only_its_own_stages_stale(key: tuple[str, ...], value: Any, stages: set[str]) -> None:

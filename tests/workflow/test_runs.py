@@ -17,7 +17,7 @@ def test_quick_makes_its_table_and_figures(finished: Any) -> None:
     assert list(table.columns[:8]) == ["dataset", "model", "run", "seeds", *numbers]
     assert list(table["model"]) == ["fsvae", "spiking-diffusion"]
     assert table[numbers].notna().all(axis=None)
-    for kind in ("samples", "losses", "codebook"):
+    for kind in ("samples", "reconstructions", "losses", "dynamics", "codebook", "trajectory", "spikes"):
         assert (finished.root / f"results/figures/quick-{kind}.png").stat().st_size > 1000
 
 
@@ -57,10 +57,11 @@ def test_a_learning_rate_reruns_what_depends_on_it(finished: Any) -> None:
             "sdid",
             "tune",
             "sample",
+            "inspect",
             "evaluate",
             "table",
-            "samples_figure",
-            "losses_figure",
+            *(f"{kind}_figure" for kind in ("samples", "reconstructions", "losses", "dynamics")),
+            *(f"{kind}_figure" for kind in ("codebook", "trajectory", "spikes", "temperature", "steps")),
             "quick",
         }
     finally:
@@ -77,8 +78,7 @@ def test_a_change_of_code_reruns_what_runs_it(finished: Any) -> None:
             "fsvae_sample",
             "fsvae_evaluate",
             "table",
-            "samples_figure",
-            "losses_figure",
+            *(f"{kind}_figure" for kind in ("samples", "reconstructions", "losses", "dynamics")),
             "quick",
         }
     finally:

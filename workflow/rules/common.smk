@@ -82,5 +82,8 @@ def suite_outputs(suite):
     """Table and figures of a suite."""
     return [
         str(layout.table_path(suite)),
-        *(str(layout.figure_path(suite, kind)) for kind in layout.FIGURES),
+        *(
+            str(layout.figure_path(suite, kind))
+            for kind in layout.figures_of(params, suite)
+        ),
     ]

@@ -28,75 +28,31 @@ rule table:
         "spiking-diffusion table --suite {wildcards.suite} > {log} 2>&1"
 
 
-rule samples_figure:
-    input:
-        figure_inputs("samples"),
-    output:
-        png=report(
-            "results/figures/{suite}-samples.png",
-            caption="../report/samples.rst",
-            category="{suite}",
-            labels={"what": "samples"},
-        ),
-        vector=multiext(
-            "results/figures/{suite}-samples", ".svg", ".pdf", ".settings.json"
-        ),
-    log:
-        "logs/figure/{suite}-samples.log",
-    benchmark:
-        "benchmarks/figure/{suite}-samples.tsv"
-    params:
-        key=key("figure"),
-        kind="samples",
-    message:
-        "Drawing the samples of {wildcards.suite}"
-    shell:
-        "spiking-diffusion figure {params.kind} --suite {wildcards.suite} > {log} 2>&1"
+# one rule for each kind of figure, as each is made from other files
+for kind in layout.FIGURES:
 
-
-use rule samples_figure as losses_figure with:
-    input:
-        figure_inputs("losses"),
-    output:
-        png=report(
-            "results/figures/{suite}-losses.png",
-            caption="../report/losses.rst",
-            category="{suite}",
-            labels={"what": "losses"},
-        ),
-        vector=multiext(
-            "results/figures/{suite}-losses", ".svg", ".pdf", ".settings.json"
-        ),
-    log:
-        "logs/figure/{suite}-losses.log",
-    benchmark:
-        "benchmarks/figure/{suite}-losses.tsv"
-    params:
-        key=key("figure"),
-        kind="losses",
-    message:
-        "Drawing the losses of {wildcards.suite}"
-
-
-use rule samples_figure as codebook_figure with:
-    input:
-        figure_inputs("codebook"),
-    output:
-        png=report(
-            "results/figures/{suite}-codebook.png",
-            caption="../report/codebook.rst",
-            category="{suite}",
-            labels={"what": "codebook"},
-        ),
-        vector=multiext(
-            "results/figures/{suite}-codebook", ".svg", ".pdf", ".settings.json"
-        ),
-    log:
-        "logs/figure/{suite}-codebook.log",
-    benchmark:
-        "benchmarks/figure/{suite}-codebook.tsv"
-    params:
-        key=key("figure"),
-        kind="codebook",
-    message:
-        "Drawing the codebook's use of {wildcards.suite}"
+    rule:
+        name:
+            f"{kind}_figure"
+        input:
+            figure_inputs(kind),
+        output:
+            png=report(
+                f"results/figures/{{suite}}-{kind}.png",
+                caption=f"../report/{kind}.rst",
+                category="{suite}",
+                labels={"what": kind},
+            ),
+            others=[str(path) for path in layout.figure_paths("{suite}", kind)[1:]],
+            settings=f"results/figures/{{suite}}-{kind}.settings.json",
+        log:
+            f"logs/figure/{{suite}}-{kind}.log",
+        benchmark:
+            f"benchmarks/figure/{{suite}}-{kind}.tsv"
+        params:
+            key=key("figure"),
+            kind=kind,
+        message:
+            f"Drawing the {kind} of {{wildcards.suite}}"
+        shell:
+            "spiking-diffusion figure {params.kind} --suite {wildcards.suite} > {log} 2>&1"

@@ -77,3 +77,30 @@ rule sample:
         "Drawing images from {wildcards.run}"
     shell:
         "spiking-diffusion sample --run {wildcards.run} > {log} 2>&1"
+
+
+rule inspect:
+    input:
+        data_of,
+        "results/tokens/{run}.npz",
+        "results/models/{run}/vqsvae.safetensors",
+        "results/models/{run}/sdid.safetensors",
+        "results/samples/{run}.npz",
+    output:
+        traces="results/traces/{run}.npz",
+        settings="results/traces/{run}.settings.json",
+    log:
+        "logs/inspect/{run}.log",
+    benchmark:
+        "benchmarks/inspect/{run}.tsv"
+    wildcard_constraints:
+        run="|".join(params.runs),
+    threads: lambda wildcards: recipe(wildcards).sample.threads
+    resources:
+        gpu=GPU,
+    params:
+        key=key("inspect"),
+    message:
+        "Looking inside {wildcards.run}"
+    shell:
+        "spiking-diffusion inspect --run {wildcards.run} > {log} 2>&1"

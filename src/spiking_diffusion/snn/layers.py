@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -89,3 +91,29 @@ def set_precision(module: nn.Module, precision: Precision) -> None:
     for layer in module.modules():
         if isinstance(layer, SpikingLayer):
             layer.precision = precision
+
+
+@contextmanager
+def record_rates(module: nn.Module) -> Iterator[dict[str, float]]:
+    """Firing rates in [0, 1] of the spiking layers of ``module`` that are called within, by name: the last call's mean.
+
+    For evaluation mode: a layer that is read out has no spike train, so it is computed a second time for one.
+    """
+    rates: dict[str, float] = {}
+
+    def note(name: str) -> Any:
+        def hook(layer: nn.Module, args: tuple[Tensor, ...], options: dict[str, Any], spikes: Tensor) -> None:
+            if options.get("readout") is None:
+                rates[name] = float(spikes.mean())
+            else:
+                layer(*args, steps=options.get("steps"))  # and comes by here again
+
+        return hook
+
+    layers = [(name, layer) for name, layer in module.named_modules() if isinstance(layer, SpikingLayer)]
+    handles = [layer.register_forward_hook(note(name), with_kwargs=True) for name, layer in layers]
+    try:
+        yield rates
+    finally:
+        for handle in handles:
+            handle.remove()

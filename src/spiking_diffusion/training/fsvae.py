@@ -13,6 +13,7 @@ from spiking_diffusion.config import Params, RunSettings
 from spiking_diffusion.data.images import ImageSet, load_images, to_unit
 from spiking_diffusion.fsvae import FSVAE, fsvae_loss
 from spiking_diffusion.randomness import generator
+from spiking_diffusion.snn.layers import record_rates
 from spiking_diffusion.training.devices import batches
 from spiking_diffusion.training.stage import train_stage
 from spiking_diffusion.training.weights import load_weights
@@ -48,7 +49,13 @@ class FSVAETask:
         for part in batches(self.validation, self.settings.train.batch_size, self.device):
             images = to_unit(part)
             error += F.mse_loss(self.module.reconstruct(images, noise), images, reduction="sum")
-        return {"validation_mse": float(error) / self.validation.numel()}
+        with record_rates(self.module) as rates:
+            first = next(batches(self.validation, self.settings.train.batch_size, self.device))
+            self.module.reconstruct(to_unit(first), noise)
+        return {
+            "validation_mse": float(error) / self.validation.numel(),
+            **{f"rate_{layer}": rate for layer, rate in rates.items()},  # of the first batch
+        }
 
 
 def train_fsvae(params: Params, run: RunSettings, device: torch.device) -> Path:

@@ -13,6 +13,7 @@ from spiking_diffusion.diffusion import SDID, AbsorbingDiffusion
 from spiking_diffusion.diffusion.absorbing import bits
 from spiking_diffusion.errors import UserError
 from spiking_diffusion.randomness import generator
+from spiking_diffusion.snn.layers import record_rates
 from spiking_diffusion.training.devices import batches
 from spiking_diffusion.training.stage import train_stage
 from spiking_diffusion.training.tokens import TokenSet, tokens_of
@@ -76,10 +77,14 @@ class SDIDTask:
 
     def validate(self) -> dict[str, float]:
         noise = generator(self.device, self.seed, "sdid", "validation")  # the same masks after every epoch
-        return {
-            "validation_bits_per_token": bits_per_token(
-                self.module, self.diffusion, self.validation, self.batch_size, noise, self.device
+        bound = bits_per_token(self.module, self.diffusion, self.validation, self.batch_size, noise, self.device)
+        with record_rates(self.module) as rates:
+            bits_per_token(
+                self.module, self.diffusion, self.validation[: self.batch_size], self.batch_size, noise, self.device
             )
+        return {
+            "validation_bits_per_token": bound,
+            **{f"rate_{layer}": rate for layer, rate in rates.items()},  # of one batch
         }
 
 

@@ -11,6 +11,7 @@ from torch.nn import functional as F
 from spiking_diffusion import artifacts
 from spiking_diffusion.config import Params, RunSettings
 from spiking_diffusion.data.images import ImageSet, load_images, to_unit
+from spiking_diffusion.snn.layers import record_rates
 from spiking_diffusion.training.devices import batches
 from spiking_diffusion.training.stage import train_stage
 from spiking_diffusion.vqsvae import VQSVAE, vqsvae_loss
@@ -45,12 +46,15 @@ class VQSVAETask:
             images = to_unit(part)
             tokens.append(self.module.encode(images))
             error += F.mse_loss(self.module.decode(tokens[-1]), images, reduction="sum")
+        with record_rates(self.module) as rates:
+            self.module(to_unit(next(batches(self.validation, self.settings.train.batch_size, self.device))))
         codes, used = perplexity(torch.cat(tokens), self.settings.codebook.size)
         return {
             "validation_mse": float(error) / self.validation.numel(),
             "perplexity": codes,
             "codes_used": used,
             "k": float(self.module.k),
+            **{f"rate_{layer}": rate for layer, rate in rates.items()},  # of the first batch
         }
 
 

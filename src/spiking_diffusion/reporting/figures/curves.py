@@ -1,0 +1,141 @@
+"""Metrics against a setting that was varied, and FID against how images are drawn."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, get_args
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import FixedLocator, NullLocator
+
+from spiking_diffusion import artifacts
+from spiking_diffusion.config import Protocol
+from spiking_diffusion.reporting.layout import Group, ablated, ours
+
+NAMES = {"mse": "MSE", "ssim": "1 - SSIM", "bits_per_token": "bits per token"}
+TRIED = ["steps", "temperature", "fid", "kid", "network_calls"]
+
+
+def ablation(groups: list[Group]) -> Figure:
+    """Metrics against the one key in which the runs differ: mean and standard deviation over seeds.
+
+    Numbers are placed on the axis; a word beside numbers, as a learned k, is a line across it. The FID is that of the
+    first protocol which all runs have.
+    """
+    shown, key = ours(groups), ablated(groups)
+    assert key is not None
+    rows = [[_read_metrics(run.name) for run in group.runs] for group in shown]
+    common = set.intersection(*({k for k, v in row.items() if v is not None} for seeds in rows for row in seeds))
+    protocols = [protocol for protocol in get_args(Protocol) if f"{protocol}_fid" in common]
+    names = {key: name for key, name in NAMES.items() if key in common}
+    names |= {f"{protocol}_fid": f"FID ({protocol})" for protocol in protocols[:1]}
+    figure, axes = plt.subplots(1, len(names), figsize=(2.4 * len(names), 2.5), squeeze=False, layout="constrained")
+    for axis, (metric, name) in zip(axes[0], names.items(), strict=True):
+        for dataset in dict.fromkeys(group.first.dataset.title for group in shown):
+            found = {
+                group.settings[key]: np.array([row[metric] for row in seeds], float)
+                for group, seeds in zip(shown, rows, strict=True)
+                if group.first.dataset.title == dataset
+            }
+            _draw(axis, found, dataset)
+        axis.set(title=name, xlabel=key.rpartition(".")[2])
+    axes[0, 0].legend(fontsize=7)
+    return figure
+
+
+def _read_metrics(run: str) -> dict[str, Any]:
+    path = artifacts.metrics_path(run)
+    row = artifacts.read_json(path)
+    if not isinstance(row, dict) or "mse" not in row:
+        raise artifacts.damaged(path, "no mse in it")
+    return row
+
+
+def _draw(axis: Axes, found: Mapping[Any, np.ndarray], title: str) -> None:
+    numbers = sorted(value for value in found if not isinstance(value, str | bool))
+    words = [value for value in found if isinstance(value, str | bool)]
+    style: dict[str, Any] = {"marker": "o", "markersize": 4, "capsize": 3, "label": title}
+    if not numbers:
+        means, deviations = zip(*(mean_and_deviation(found[word]) for word in words), strict=True)
+        axis.errorbar([str(word) for word in words], means, deviations, **style, linestyle="none")
+        axis.margins(x=0.3)
+        return
+    means, deviations = zip(*(mean_and_deviation(found[number]) for number in numbers), strict=True)
+    colour = axis.errorbar(numbers, means, deviations, **style)[0].get_color()
+    for word in words:
+        mean, deviation = mean_and_deviation(found[word])
+        axis.axhline(mean, linestyle="--", color=colour, linewidth=1, label=f"{title}, {word}")
+        axis.axhspan(mean - deviation, mean + deviation, color=colour, alpha=0.15, linewidth=0)
+
+
+def mean_and_deviation(values: np.ndarray) -> tuple[float, float]:
+    """Over seeds; the deviation of one is 0."""
+    return float(values.mean()), float(values.std(ddof=1)) if len(values) > 1 else 0.0
+
+
+def temperature(groups: list[Group]) -> Figure:
+    """FID and KID on validation images against the temperature, at the run's number of steps."""
+    figure, axes = plt.subplots(1, 2, figsize=(6.4, 2.8), layout="constrained")
+    for group in _tuned(groups):
+        tried = _read_tried(group)
+        tried = tried[tried["steps"] == tried["steps"].iloc[0]]
+        for axis, column in zip(axes, ("fid", "kid"), strict=True):
+            spread = tried.groupby("temperature")[column].agg(["mean", "std"])
+            best = tried.groupby("temperature")["fid"].mean().idxmin()
+            line = axis.errorbar(
+                spread.index, spread["mean"], spread["std"].fillna(0), marker="o", markersize=4, capsize=3
+            )
+            line.set_label(group.label or group.first.dataset.title)
+            axis.plot(best, spread["mean"][best], "*", color=line[0].get_color(), markersize=12)
+    for axis, name in zip(axes, ("FID", "KID"), strict=True):
+        axis.set(xlabel="temperature", ylabel=f"{name}, validation images")
+    axes[0].legend(fontsize=7)
+    return figure
+
+
+def steps(groups: list[Group]) -> Figure:
+    """FID on validation images against the number of steps and against the network calls these take, at the chosen
+    temperature."""
+    figure, axes = plt.subplots(1, 2, figsize=(6.4, 2.8), sharey=True, layout="constrained")
+    for group in _tuned(groups):
+        tried = _read_tried(group)
+        own = tried[tried["steps"] == tried["steps"].iloc[0]]
+        best = own.loc[own.groupby("seed")["fid"].idxmin(), ["seed", "temperature"]]
+        spread = tried.merge(best).groupby("steps")[["fid", "network_calls"]].agg(["mean", "std"]).fillna(0)
+        label = group.label or group.first.dataset.title
+        for axis, x in zip(axes, (spread.index, spread["network_calls"]["mean"]), strict=True):
+            axis.errorbar(
+                x, spread["fid"]["mean"], spread["fid"]["std"], marker="o", markersize=4, capsize=3, label=label
+            )
+    for axis, name in zip(axes, ("steps", "network calls per image"), strict=True):
+        low, high = axis.get_xlim()
+        axis.set(xscale="log", yscale="log", xlabel=name)
+        axis.xaxis.set_major_locator(FixedLocator([2**i for i in range(12) if low <= 2**i <= high]))
+        axis.xaxis.set_minor_locator(NullLocator())
+        axis.xaxis.set_major_formatter("{x:g}")
+    axes[0].set_ylabel("FID, validation images")
+    axes[0].legend(fontsize=7)
+    return figure
+
+
+def _tuned(groups: list[Group]) -> list[Group]:
+    return [group for group in ours(groups) if group.first.tuned]
+
+
+def _read_tried(group: Group) -> pd.DataFrame:
+    """What the stage ``tune`` tried for every seed of a group, the temperatures first."""
+    tables = []
+    for run in group.runs:
+        path = artifacts.tuning_path(run.name).with_suffix(".csv")
+        try:
+            tried = pd.read_csv(artifacts.require(path))[TRIED].astype(float)
+            if tried.empty:
+                raise ValueError("nothing was tried")
+        except (KeyError, ValueError) as error:
+            raise artifacts.damaged(path, error) from error
+        tables.append(tried.assign(seed=run.recipe.seed))
+    return pd.concat(tables)

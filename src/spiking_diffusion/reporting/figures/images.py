@@ -1,0 +1,75 @@
+"""Images that models draw and rebuild."""
+
+from __future__ import annotations
+
+import matplotlib.pyplot as plt
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from spiking_diffusion import artifacts
+from spiking_diffusion.reporting.layout import TITLES, Group
+from spiking_diffusion.reporting.picture import grid
+
+SIDE, PAIRS, COLUMNS = 7, 14, 4
+"""Samples along each side of a panel, test images in a row of reconstructions, panels beside each other at most."""
+
+
+def by_dataset(groups: list[Group]) -> dict[str, list[Group]]:
+    """Groups by dataset, FSVAE before Spiking-Diffusion as in the paper's Fig. 2."""
+    datasets = dict.fromkeys(group.first.dataset_name for group in groups)
+    order = list(TITLES)[::-1]
+    return {
+        name: sorted((g for g in groups if g.first.dataset_name == name), key=lambda g: order.index(g.first.model))
+        for name in datasets
+    }
+
+
+def samples(groups: list[Group]) -> Figure:
+    """Fig. 2 of the paper, a row for each dataset and a column for each model, and test images at the end."""
+    rows: list[list[tuple[str, np.ndarray]]] = []
+    titles: list[str] = []
+    for name, here in by_dataset(groups).items():
+        panels = [(g.title, artifacts.read_array(artifacts.samples_path(g.first.name), "images")) for g in here]
+        panels.append(("Test images", artifacts.read_array(artifacts.data_path(name), "test_images")))
+        for start in range(0, len(panels), COLUMNS):
+            rows.append(panels[start : start + COLUMNS])
+            titles.append(here[0].first.dataset.title)
+    columns = max(map(len, rows))
+    figure, axes = plt.subplots(
+        len(rows), columns, figsize=(2.3 * columns, 2.45 * len(rows)), squeeze=False, layout="constrained"
+    )
+    for line, row, title in zip(axes, rows, titles, strict=True):
+        for axis, (label, images) in zip(line, row, strict=False):
+            show(axis, grid(images[: SIDE**2], SIDE), label)
+        line[0].set_ylabel(title)
+        for axis in line[len(row) :]:
+            axis.set_axis_off()
+    return figure
+
+
+def reconstructions(groups: list[Group]) -> Figure:
+    """Test images, and below each what every model makes of it."""
+    rows: list[tuple[str, np.ndarray, str]] = []
+    for name, here in by_dataset(groups).items():
+        images = artifacts.read_array(artifacts.data_path(name), "test_images")
+        rows.append(("Test images", images, here[0].first.dataset.title))
+        for group in here:
+            images = artifacts.read_array(artifacts.reconstructions_path(group.first.name), "images")
+            rows.append((group.title, images, ""))
+    figure, axes = plt.subplots(len(rows), 1, figsize=(7.2, 0.52 * len(rows)), squeeze=False, layout="constrained")
+    figure.get_layout_engine().set(h_pad=0.01, hspace=0)
+    for axis, (label, images, title) in zip(axes[:, 0], rows, strict=True):
+        show(axis, grid(images[:PAIRS], PAIRS), title)
+        axis.set_ylabel(label, rotation=0, ha="right", va="center")
+    return figure
+
+
+def show(axis: Axes, picture: np.ndarray, title: str = "") -> None:
+    """A picture (H, W[, 3]) uint8 without frame and ticks."""
+    axis.imshow(picture, cmap="gray", vmin=0, vmax=255, interpolation="nearest")
+    axis.set(xticks=[], yticks=[])
+    axis.grid(False)
+    axis.spines[:].set_visible(False)
+    if title:
+        axis.set_title(title)

@@ -1,0 +1,138 @@
+"""The ``inspect`` stage: what goes on inside a trained run, as small arrays that figures are drawn from."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from spiking_diffusion import artifacts, pipeline
+from spiking_diffusion.config import Params, RunSettings
+from spiking_diffusion.data.images import load_images, to_uint8, to_unit
+from spiking_diffusion.diffusion import SDID, AbsorbingDiffusion, sample_ancestral
+from spiking_diffusion.randomness import generator, make_deterministic
+from spiking_diffusion.snn import psp
+from spiking_diffusion.training.devices import batches
+from spiking_diffusion.training.sample import load_samples
+from spiking_diffusion.training.sdid import load_sdid
+from spiking_diffusion.training.tokens import load_vqsvae, tokens_of
+from spiking_diffusion.vqsvae import VQSVAE
+
+SAMPLES, DECODED = 16, 1000
+"""How many samples are followed from masks to images, and how many training images show what codes decode to."""
+
+
+@torch.no_grad()
+def inspect_run(params: Params, run: RunSettings, device: torch.device) -> Path:
+    """Write ``results/traces/{run}.npz``: codes as images, samples in the making, spikes of one test image.
+
+    ``codes``              (K, C, 3 H/h, 3 W/w) uint8, what each code and its eight neighbours decode to on average
+    ``occurrences``        (K,) int64, of how many places that is the average; without any, ``codes`` is black
+    ``trajectory_tokens``  (T_d+1, SAMPLES, h, w) uint16, h_t at index t; K is the mask
+    ``trajectory_images``  (T_d+1, SAMPLES, C, H, W) uint8, the same decoded
+    ``image``              (C, H, W) uint8, a test image, and ``reconstruction``, what comes back
+    ``encoder_spikes``     (T, c, h, w) uint8 of that image, and ``encoder_psp`` float32; ``asg_spikes``, ``asg_psp``
+    """
+    make_deterministic(run.recipe.sample.threads)
+    data, tokens = artifacts.data_path(run.dataset_name), artifacts.tokens_path(run.name)
+    weights = [artifacts.model_path(run.name, model) for model in ("vqsvae", "sdid")]
+    image = load_images(data).images["test"][:1]
+    drawn = load_samples(params, run)
+    train = tokens_of(params, run).splits["train"][:DECODED]
+    vqsvae, (sdid, diffusion) = load_vqsvae(run, device), load_sdid(run, device)
+    codes, occurrences = codes_in_context(
+        train.numpy(), _decode(vqsvae, train, device), run.recipe.vqsvae.codebook.size
+    )
+    content = {
+        "codes": codes,
+        "occurrences": occurrences,
+        **_trajectory(run, drawn, vqsvae, sdid, diffusion, device),
+        **_spikes(run, vqsvae, image, device),
+    }
+    out = artifacts.traces_path(run.name)
+    inputs = [data, tokens, *weights, artifacts.samples_path(run.name)]
+    artifacts.write_npz(out, content)
+    pipeline.seal(pipeline.record(params, "inspect", run.name, inputs), out)
+    return out
+
+
+def decode_masked(model: VQSVAE, tokens: Tensor) -> Tensor:
+    """Tokens (B, h, w) in [0, K] -> images (B, C, H, W) in [0, 1]; where the mask K stands, no current flows."""
+    known = tokens < model.settings.codebook.size
+    z_q = model.codebook(tokens.where(known, 0)) * known[:, None]
+    return model.decoder(model.generate_spikes(z_q)).clamp(0, 1)
+
+
+def _decode(model: VQSVAE, tokens: Tensor, device: torch.device) -> np.ndarray:
+    """Tokens (N, h, w) in [0, K] -> images (N, C, H, W) uint8, some at a time."""
+    return torch.cat([to_uint8(decode_masked(model, part)).cpu() for part in batches(tokens, 100, device)]).numpy()
+
+
+def codes_in_context(tokens: np.ndarray, images: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray]:
+    """Tokens (N, h, w) and the images (N, C, H, W) uint8 they decode to -> for each of ``size`` codes the mean image of
+    its cell and the eight around it, as far as they lie in the image, (size, C, 3 H/h, 3 W/w) uint8, and how often it
+    occurs (size,).
+    """
+    _, h, w = tokens.shape
+    _, channels, height, width = images.shape
+    y, x = height // h, width // w
+    total, count = np.zeros((size, channels, 3 * y, 3 * x)), np.zeros((size, 1, 3 * y, 3 * x))
+    border = ((0, 0), (0, 0), (y, y), (x, x))
+    padded, inside = np.pad(images, border), np.pad(np.ones((1, 1, height, width)), border)
+    for i in range(h):
+        for j in range(w):
+            around = np.s_[..., i * y : (i + 3) * y, j * x : (j + 3) * x]
+            np.add.at(total, tokens[:, i, j], padded[around])
+            np.add.at(count, tokens[:, i, j], inside[around])
+    mean = np.divide(total, count, out=np.zeros_like(total), where=count > 0)
+    return mean.round().astype(np.uint8), np.bincount(tokens.ravel(), minlength=size)
+
+
+def trajectory(
+    model: SDID,
+    diffusion: AbsorbingDiffusion,
+    shape: tuple[int, int, int],
+    temperature: float,
+    steps: int,
+    noise: torch.Generator,
+) -> Tensor:
+    """h_T_d, ..., h_0 of samples ``shape`` (B, h, w) by the paper's sampler: (T_d+1, B, h, w), h_t at index t."""
+    states = torch.full((diffusion.steps + 1, *shape), diffusion.mask)
+
+    def note(tokens: Tensor, t: Tensor) -> None:
+        for sample in t.nonzero().flatten().tolist():
+            states[: int(t[sample]), sample] = tokens[sample].cpu()  # until a later round takes over
+
+    sample_ancestral(model, diffusion, shape, temperature, noise, noise.device, steps=steps, callback=note)
+    return states
+
+
+def _trajectory(
+    run: RunSettings,
+    drawn: dict[str, np.ndarray],
+    vqsvae: VQSVAE,
+    sdid: SDID,
+    diffusion: AbsorbingDiffusion,
+    device: torch.device,
+) -> dict[str, np.ndarray]:
+    """Samples in the making, drawn as those of the run were."""
+    temperature, steps = float(drawn["temperature"]), int(drawn["steps"])
+    noise = generator(device, run.recipe.seed, "inspect", "trajectory")
+    states = trajectory(sdid, diffusion, (SAMPLES, *vqsvae.token_shape), temperature, steps, noise)
+    images = _decode(vqsvae, states.flatten(0, 1), device)
+    return {
+        "trajectory_tokens": states.numpy().astype(np.uint16),
+        "trajectory_images": images.reshape(*states.shape[:2], *images.shape[1:]),
+    }
+
+
+def _spikes(run: RunSettings, model: VQSVAE, image: Tensor, device: torch.device) -> dict[str, np.ndarray]:
+    """Spike trains of encoder and generator for one image (1, C, H, W) uint8, and their postsynaptic potentials."""
+    out = model(to_unit(image.to(device)))
+    found = {"image": image[0].numpy(), "reconstruction": to_uint8(out.images.clamp(0, 1))[0].cpu().numpy()}
+    for name, spikes in (("encoder", out.encoder_spikes), ("asg", out.asg_spikes)):
+        found[f"{name}_spikes"] = spikes[:, 0].cpu().numpy().astype(np.uint8)
+        found[f"{name}_psp"] = psp(spikes, run.recipe.vqsvae.tau_syn)[:, 0].cpu().numpy()
+    return found
