@@ -68,7 +68,9 @@ def dvc_yaml(params: Params) -> str:
             stages |= _tune_and_sample(params, [data, classifier], weights)
         if section == "runs":
             inside = [data, *tokens, *weights, samples_path(one)]
-            stages["inspect"] = _loop(section, "inspect", inside, None, [traces_path(one)])
+            shown = {group.first.name for suite in params.suites for group in layout.groups(params, suite)}
+            looked_into = _loop(section, "inspect", inside, None, [traces_path(one)])
+            stages["inspect"] = looked_into | _over(params, [name for name in params.runs if name in shown])
         inputs = [data, classifier, samples_path(one), *weights, *tokens]
         stages[evaluate] = _loop(
             section, evaluate, inputs, None, [], metrics=[metrics_path(one)], extra=[reconstructions_path(one)]
@@ -87,18 +89,18 @@ def _tune_and_sample(params: Params, measured_by: list[Path], weights: list[Path
     if not tuned:
         return {"sample": sample}
 
-    def over(names: Iterable[str]) -> dict[str, Any]:
-        return {
-            "foreach": {
-                name: {"dataset": params.runs[name].dataset, "recipe": params.runs[name].recipe} for name in names
-            }
-        }
-
     tune = _loop("runs", "tune", [*measured_by, *weights], None, [chosen], extra=[chosen.with_suffix(".csv")])
     after = _loop("runs", "sample", [chosen, *weights], None, [samples_path(one)])
-    stages = {"tune": tune | over(tuned), "sample-tuned": after | over(tuned)}
+    stages = {"tune": tune | _over(params, tuned), "sample-tuned": after | _over(params, tuned)}
     others = [name for name in params.runs if name not in tuned]
-    return stages | ({"sample": sample | over(others)} if others else {})
+    return stages | ({"sample": sample | _over(params, others)} if others else {})
+
+
+def _over(params: Params, names: Iterable[str]) -> dict[str, Any]:
+    """What a stage loops over where not all runs have it."""
+    return {
+        "foreach": {name: {"dataset": params.runs[name].dataset, "recipe": params.runs[name].recipe} for name in names}
+    }
 
 
 def _stage(
