@@ -141,12 +141,17 @@ def test_peers_stand_in_the_column_of_their_own_protocol():
     make_table(PARAMS, "beyond")
     found = {(row["dataset"], row["model"]): row for row in rows("beyond")}
     assert found["mnist", "spiking-diffusion"]["clean32_fid"] == "5"
-    peer = found["mnist", "FSDDIM, T=8"]
+    peer = found["mnist", "FSDDIM T=8"]
     assert (peer["clean32_fid"], peer["clean32_n_generated"], peer["train50k_fid"]) == ("3.99", "10000", "")
     assert "arXiv:2312.01742" in peer["source"]
-    assert found["cifar10", "SDM, T=8"]["train50k_fid"] == "12.95"
-    assert ("mnist", "SDM, T=8") not in found
-    assert found["cifar10", "Spiking-Diffusion, as published"]["released_fid"] == "120.5"
+    assert found["cifar10", "SDM T=8"]["train50k_fid"] == "12.95"
+    assert ("mnist", "SDM T=8") not in found
+    assert found["cifar10", "Spiking-Diffusion as published"]["released_fid"] == "120.5"
+    datasets = [row["dataset"] for row in rows("beyond")]
+    assert datasets == sorted(datasets, reverse=True), "each of ours stands above its peers"
+    assert "\nclean32: 10000 generated (FSDDIM T=8, FSDDIM T=4); 5000 generated (FSVAE, ESVAE).\n" in (
+        Path("results/tables/beyond.md").read_text()
+    )
 
 
 def test_what_is_published_is_about_known_datasets_and_protocols():

@@ -40,6 +40,7 @@ class Project:
     def run(self, *command: str, ok: bool = True) -> subprocess.CompletedProcess[str]:
         """Run a tool of the environment, here; its package sources are this folder's."""
         environment = os.environ | {"PATH": f"{BIN}:{os.environ['PATH']}", "PYTHONPATH": str(self.root / "src")}
+        environment |= {"SPIKING_DIFFUSION_INCEPTION": "", "SPIKING_DIFFUSION_MIRROR": ""}
         done = subprocess.run(command, cwd=self.root, env=environment, capture_output=True, text=True)
         assert not ok or done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
         return done
@@ -72,7 +73,8 @@ def tiny(project: Project) -> Project:
     recipe["fsvae"]["train"] |= train
     recipe["sample"] |= {"n": 40, "batch_size": 20, "threads": 1}
     recipe["tune"] |= {"n": 20, "temperatures": [0.7, 1.0], "steps": [4]}
-    recipe["evaluate"] |= {"kid_subsets": 2, "threads": 1}
+    recipe["evaluate"] |= {"kid_subsets": 2, "threads": 1, "protocols": ["classifier", "standard"]}
+    params["inception"]["fid"]["urls"] = ["http://127.0.0.1:9/nowhere.pth"]  # as on a machine without network
     params["classifier"] |= {"steps": 5, "channels": [4, 4], "features": 8, "threads": 1}
     (project.root / "params.yaml").write_text(yaml.safe_dump(params, sort_keys=False))
     return project

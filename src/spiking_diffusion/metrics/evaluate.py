@@ -63,7 +63,7 @@ def evaluate_run(params: Params, run: RunSettings, device: torch.device) -> Path
         "ssim": mean_ssim,
         **measured,
         **_copying(images, test, data.images["train"], classifier, settings.batch_size, device),
-        **{key: float(samples[key]) for key in ("network_calls", "temperature") if key in samples},
+        **{key: float(samples[key]) for key in ("network_calls", "steps", "temperature") if key in samples},
         **own,
     }
     bad = [key for key, value in row.items() if isinstance(value, float) and not abs(value) < float("inf")]

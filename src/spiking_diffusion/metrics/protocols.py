@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -38,6 +38,11 @@ class Protocol:
     real: tuple[Literal["train", "validation", "test"], ...] = ("test",)
     first: int | None = None
     fid: Callable[[Tensor, Tensor], float] = distances.fid
+
+    @property
+    def networks(self) -> tuple[str, str]:
+        """Whose weights it takes."""
+        return self.fid_features[1], self.kid_features[1]
 
 
 _FID = (InceptionFeatures, "fid")
@@ -79,23 +84,34 @@ def measure(
     for there is the reason alone.
     """
     row: dict[str, Any] = {}
-    hashes: dict[str, str] = {}
+    weights, missing = _find(settings.protocols, inception)
     for name in get_args(config.Protocol):
         if name not in settings.protocols:
             row[f"{name}_reason"] = f"not asked for: evaluate.protocols is {', '.join(settings.protocols)}"
             continue
         try:
-            weights = {
-                kind: classifier if kind == "classifier" else find_weights(kind, getattr(inception, kind))
-                for _, kind in (PROTOCOLS[name].fid_features, PROTOCOLS[name].kid_features)
-            }
-            hashes |= {kind: artifacts.sha256(path) for kind, path in weights.items() if kind != "classifier"}
-            found = _measure(name, images, settings, weights, seed, device)
+            for kind in PROTOCOLS[name].networks:
+                if kind in missing:
+                    raise missing[kind]
+            found = _measure(name, images, settings, weights | {"classifier": classifier}, seed, device)
         except UnavailableError as reason:
             log.info("%s: %s", name, reason)
             found = dict.fromkeys(COLUMNS) | {"reason": str(reason)}
         row |= {f"{name}_{key}": value for key, value in found.items()}
-    return row, hashes
+    return row, {kind: artifacts.sha256(path) for kind, path in weights.items()}
+
+
+def _find(
+    names: Iterable[config.Protocol], inception: config.Inception
+) -> tuple[dict[str, Path], dict[str, UnavailableError]]:
+    """Files of the Inception networks that protocols need, each sought once; and why, of those that cannot be had."""
+    weights, missing = {}, {}
+    for kind in sorted({kind for name in names for kind in PROTOCOLS[name].networks} - {"classifier"}):
+        try:
+            weights[kind] = find_weights(kind, getattr(inception, kind))
+        except UnavailableError as reason:
+            missing[kind] = reason
+    return weights, missing
 
 
 COLUMNS = (

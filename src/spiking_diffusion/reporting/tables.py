@@ -21,7 +21,10 @@ REQUIRED = ("dataset", "model", "run", "mse", "ssim")
 FIRST = ("dataset", "model", "run", "seeds")
 MEASURES = ("kid", "fid", "reconstruction_fid", "train_test_fid", "precision", "recall")
 COUNTS = ("n_generated", "n_real", "kid_subset_size")
-LAST = ("bits_per_token", "perplexity", "nearest_train_mean", "test_nearest_train_mean", "network_calls", "source")
+LAST = (
+    *("bits_per_token", "perplexity", "nearest_train_mean", "test_nearest_train_mean"),
+    *("sampler", "steps", "temperature", "network_calls", "source"),
+)
 LIKE_TABLE_1 = {"mse": "mse", "ssim": "ssim", "released_kid": "kid", "released_fid": "fid"}
 """Columns of ours that stand on the scale of a column in the paper's Table 1."""
 
@@ -39,11 +42,12 @@ def make_table(params: Params, suite: str) -> Path:
     names = [run for row in rows for run in row.runs]
     metrics = {run: _read_row(artifacts.metrics_path(run)) for run in names}
     table = [_merge(row, [metrics[run] for run in row.runs]) for row in rows]
-    if not any(row.settings for row in rows):
+    if suite == "beyond":
+        datasets = list(dict.fromkeys(row.dataset for row in rows))
+        table = sorted([*table, *_peers(datasets)], key=lambda cells: datasets.index(cells["dataset"]))
+    elif not any(row.settings for row in rows):
         for cells in table:
             _add_table_1(cells)
-    if suite == "beyond":
-        table += _peers(dict.fromkeys(row.dataset for row in rows))
     columns = _columns(table, list(dict.fromkeys(key for row in rows for key in row.settings)))
 
     out = table_path(suite)
@@ -111,7 +115,7 @@ def _columns(table: list[Cells], settings: list[str]) -> list[str]:
     measured = [f"{protocol}_{key}" for protocol in PROTOCOLS for key in (*MEASURES, *COUNTS)]
     shown = [p for p in PROTOCOLS if any(f"{p}_{key}" in found for key in MEASURES)]
     reasons = [f"{protocol}_reason" for protocol in PROTOCOLS]
-    main = [*FIRST, *settings, "mse", "ssim", *measured]
+    main = [*FIRST, *settings, "mse", "ssim", *measured, *LAST[:-1]]
     beside = ("std", "paper", "difference")
     derived = {f"{key}_{suffix}" for key in found for suffix in beside}
     order = [*main, *sorted(found - {*main, *reasons, "source"} - derived), *(f"{p}_reason" for p in shown), "source"]
@@ -210,10 +214,10 @@ def _numbers_of_images(table: list[Cells]) -> list[str]:
         counted: dict[str, list[str]] = {}
         for cells in table:
             generated, real, subset = (cells.get(f"{protocol}_{count}") for count in COUNTS)
-            if generated is not None and real is not None:
-                text = f"{generated} generated against {real} real images, KID on subsets of {subset}"
-                counted.setdefault(text, []).append(cells["run"])
-        runs = [f" ({', '.join(names)})" if len(counted) > 1 else "" for names in counted.values()]
+            if generated is not None:
+                against = f" against {real} real images, KID on subsets of {subset}" if real is not None else ""
+                counted.setdefault(f"{generated} generated{against}", []).append(cells.get("run", cells["model"]))
+        runs = [f" ({', '.join(dict.fromkeys(names))})" if len(counted) > 1 else "" for names in counted.values()]
         if counted:
             notes.append(f"{protocol}: {'; '.join(map(str.__add__, counted, runs))}.")
     return notes
