@@ -160,7 +160,7 @@ def _suite(params: Params, suite: str) -> dict[str, Any]:
         [
             f"suites.{suite}",
             *(f"{params.section_of(run)}.{run}" for run in params.suites[suite]),
-            *(f"recipes.{params.all_runs[run].recipe}" for run in params.suites[suite]),
+            *sorted({f"recipes.{params.all_runs[run].recipe}" for run in params.suites[suite]}),
         ],
         [table, *(png for png, *_ in figures)],
     )
