@@ -117,6 +117,15 @@ def build_parser() -> argparse.ArgumentParser:
         help="added to each normalisation's bias: neurons fire more often (default: 0)",
     )
     bench.add_argument("--json", action="store_true", help="print JSON instead of lines")
+    command("sync", "after dvc pull or checkout: let Snakemake take note of the files that came from elsewhere")
+    command(
+        "verify",
+        "hash everything again that the pipeline and DVC recorded, DVC's cache too; exit code 1 if any differs",
+    )
+    prune = command(
+        "prune", "list the files of runs, datasets and suites that params.yaml no longer names, and remove them"
+    )
+    prune.add_argument("--yes", action="store_true", help="remove them without asking")
     command("show", "print the complete setting of a run as JSON", on_run)
     command("dvc", "print dvc.yaml, the same pipeline for DVC")
     command("schema", "print the JSON schema of params.yaml")
@@ -125,11 +134,12 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run a command; the exit code is 0, or 2 after one sentence on stderr about what the user can mend."""
+    """Run a command; the exit code is 0, 1 where ``verify`` or ``prune`` found something, or 2 after one sentence
+    on stderr about what the user can mend."""
     args = build_parser().parse_args(argv)
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     try:
-        _run(args)
+        return _run(args)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -144,11 +154,13 @@ def main(argv: list[str] | None = None) -> int:
     return 0
 
 
-def _run(args: argparse.Namespace) -> None:
+def _run(args: argparse.Namespace) -> int:
     if args.command == "schema":
         print(json.dumps(Params.model_json_schema(), indent=2, sort_keys=True))
-        return
+        return 0
     params = load_params(args.params)
+    if args.command in ("sync", "verify", "prune"):
+        return _upkeep(args, params)
     if "suite" in args and args.suite not in params.suites:
         raise UserError(f"there is no suite {args.suite!r}: {unknown('suite', args.suite, params.suites)}")
     if "dataset" in args:
@@ -157,7 +169,7 @@ def _run(args: argparse.Namespace) -> None:
     job = _job(args, run)
     if job is None:
         _do(args, params, run)
-        return
+        return 0
     stage, name, out, *others = job
     with locks.alone(out, *others) as waited:
         if waited and pipeline.is_made(params, stage, name, out):
@@ -165,6 +177,7 @@ def _run(args: argparse.Namespace) -> None:
             print(out)
         else:
             _do(args, params, run)
+    return 0
 
 
 def _job(args: argparse.Namespace, run: RunSettings | None) -> tuple[Any, ...] | None:
@@ -228,8 +241,7 @@ def _do(args: argparse.Namespace, params: Params, run: RunSettings | None) -> No
 
             print(make_figure(params, args.suite, args.kind))
         case "report":
-            if args.params != "params.yaml":
-                raise UserError("report reads params.yaml of this folder, as Snakemake does: leave out --params")
+            _here(args)
             _report(args.suite)
         case _:
             import torch
@@ -304,6 +316,51 @@ def _on_device(args: argparse.Namespace, params: Params, run: RunSettings | None
             from spiking_diffusion.metrics.evaluate import evaluate_run
 
             print(evaluate_run(params, run, device).read_text(), end="")
+
+
+def _here(args: argparse.Namespace) -> None:
+    if args.params != "params.yaml":
+        raise UserError(f"{args.command} reads params.yaml of this folder, as Snakemake does: leave out --params")
+
+
+def _upkeep(args: argparse.Namespace, params: Params) -> int:
+    """The commands that look after files; they have an exit code to give."""
+    _here(args)
+    match args.command:
+        case "sync":
+            from spiking_diffusion.provenance.sync import sync
+
+            print(*sync(params), sep="\n")
+            return 0
+        case "verify":
+            from spiking_diffusion.provenance.verify import verify
+
+            checked, wrong = verify(params)
+            print(*wrong, f"{checked} records checked, {len(wrong)} of them do not hold", sep="\n")
+            return int(bool(wrong))
+        case _:
+            return _prune(params, args.yes)
+
+
+def _prune(params: Params, yes: bool) -> int:
+    """List orphans and remove them where that is agreed to; the exit code is 1 where they are kept."""
+    from spiking_diffusion.provenance.prune import orphans, remove
+
+    found = orphans(params)
+    if not found:
+        print("nothing to remove: params.yaml names every run, dataset and suite that has files here")
+        return 0
+    print(*found, sep="\n")
+    what = f"{len(found)} files, {sum(file.lstat().st_size for file in found) / 1e6:.1f} MB"
+    if not yes and not sys.stdin.isatty():
+        print(f"{what}, are kept: --yes removes them")
+        return 1
+    if not yes and input(f"remove these {what}? [y/N] ").strip().lower() not in ("y", "yes"):
+        print("kept")
+        return 1
+    remove(found)
+    print(f"removed {what}")
+    return 0
 
 
 def _report(suite: str) -> None:

@@ -40,6 +40,11 @@ HEADER = """\
 
 def dvc_yaml(params: Params) -> str:
     """The whole text of ``dvc.yaml``."""
+    return HEADER + yaml.safe_dump({"stages": dvc_stages(params)}, sort_keys=False, width=200)
+
+
+def dvc_stages(params: Params) -> dict[str, Any]:
+    """Stages as ``dvc.yaml`` has them, with DVC's ``${...}`` for the names of loops."""
     stages: dict[str, Any] = {}
     data, classifier = data_path("${item.dataset}"), classifier_path("${item.dataset}")
     one, of_dataset = "${key}", data_path("${key}")
@@ -77,7 +82,7 @@ def dvc_yaml(params: Params) -> str:
         )
     for suite in params.suites:
         stages[f"suite-{suite}"] = _suite(params, suite)
-    return HEADER + yaml.safe_dump({"stages": stages}, sort_keys=False, width=200)
+    return stages
 
 
 def _tune_and_sample(params: Params, measured_by: list[Path], weights: list[Path]) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 # Priorities follow the longest chain, vqsvae > tokens > sdid, so that two cores are never both kept from it.
 # Settings and file names, taken from the package so that they stand in one place.
 # Every rule runs in the one environment of requirements.lock, so none names a conda environment or container.
+import os
 import shlex
 import sys
 from pathlib import Path
@@ -9,7 +10,10 @@ from spiking_diffusion import artifacts, locks, pipeline
 from spiking_diffusion.config import load_params
 from spiking_diffusion.data.archives import files_of
 from spiking_diffusion.errors import UserError
+from spiking_diffusion.provenance.jobs import origin
+from spiking_diffusion.provenance.sync import refuse_strangers
 from spiking_diffusion.reporting import layout
+from snakemake.settings.types import ExecMode
 
 try:
     if config:
@@ -18,6 +22,13 @@ try:
             "change it there, or add a run with the key"
         )
     params = load_params("params.yaml")
+    # a job's own Snakemake and a stage of DVC take the files that are there; --touch is how `sync` takes note of them
+    if (
+        workflow.exec_mode == ExecMode.DEFAULT
+        and "DVC_STAGE" not in os.environ
+        and not {"--touch", "-t", "--unlock"} & set(sys.argv)
+    ):
+        refuse_strangers(params)
 except UserError as error:
     print(f"error: {error}", file=sys.stderr)
     sys.exit(2)
@@ -37,8 +48,13 @@ wildcard_constraints:
 
 
 def key(stage):
-    """What makes a stage's output stale: its settings and its code, as one line of JSON."""
-    return lambda wildcards: pipeline.stage_key(params, stage, wildcards[0])
+    """What makes a stage's output stale: its settings and its code, as one line of JSON.
+
+    With --touch nothing is made, so Snakemake is told what the files that are there were made with.
+    """
+    return lambda wildcards: (origin if workflow.touch else pipeline.stage_key)(
+        params, stage, wildcards[0]
+    )
 
 
 def recipe(wildcards):

@@ -82,20 +82,23 @@ def _why(error: Exception) -> str:
 
 
 def locate(dataset: str, role: str, file: LocalFile, folder: bool) -> Found:
-    """A file on disk, or a folder where ``folder`` says that one may be. Raises UserError where it is not there.
+    """A file on disk, or a folder where ``folder`` says that one may be.
 
-    A folder's hash is that of the names and hashes of all files in it.
+    Raises UserError where it is not there.
     """
     path = Path(file.path)
     if not path.is_file() and not (folder and path.is_dir()):
         kind = "file or folder" if folder else "file"
         raise UserError(f"there is no {kind} {path}: correct datasets.{dataset}.files.{role}.path in params.yaml")
-    return Found(path, file.path, _tree_hash(path) if path.is_dir() else artifacts.sha256(path), verified=False)
+    return Found(path, file.path, content_hash(path), verified=False)
 
 
-def _tree_hash(folder: Path) -> str:
+def content_hash(path: Path) -> str:
+    """SHA-256 of a file, or of the names and hashes of all files in a folder."""
+    if not path.is_dir():
+        return artifacts.sha256(path)
     try:
-        hashes = {member.name: artifacts.sha256(folder / member.name) for member in folder_members(folder)}
+        hashes = {member.name: artifacts.sha256(path / member.name) for member in folder_members(path)}
     except (OSError, ValueError) as error:
-        raise UserError(f"{folder} cannot be read ({error}): mend it, or name another folder") from error
+        raise UserError(f"{path} cannot be read ({error}): mend it, or name another folder") from error
     return hashlib.sha256(artifacts.canonical_json(hashes).encode()).hexdigest()

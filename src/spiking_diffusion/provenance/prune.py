@@ -1,0 +1,54 @@
+"""Files of runs, datasets and suites that ``params.yaml`` no longer names."""
+
+from __future__ import annotations
+
+import contextlib
+from collections import defaultdict
+from pathlib import Path
+
+from spiking_diffusion.config import Params
+from spiking_diffusion.provenance.jobs import jobs
+from spiking_diffusion.reporting.layout import MODELS
+
+
+def orphans(params: Params) -> list[Path]:
+    """Files that the pipeline made for names that are gone. Other folders are left alone."""
+    names: dict[Path, set[str]] = defaultdict(set)  # what may stand first in a file's or folder's name, by folder
+    for job in jobs(params):
+        for path in (job.settings, *job.outputs):
+            names[Path(*path.parts[:2])].add(_name(path.parts[2]))
+    known = {*params.datasets, *params.all_runs, *params.suites, *names[Path("results/figures")]}
+    for folder in ("logs", "benchmarks"):
+        for rule in Path().glob(f"{folder}/*/"):
+            names[rule] = known
+    names[Path("work/downloads")] = set(params.datasets)
+    found = [
+        entry
+        for folder, allowed in names.items()
+        if folder.is_dir()
+        for entry in folder.iterdir()
+        if _name(entry.name) not in allowed and entry.name != ".gitignore"
+    ]
+    models = {model for trained in MODELS.values() for model in trained}
+    found += [
+        run
+        for run in Path().glob("work/*/")
+        if run.name not in params.all_runs and any((run / model).is_dir() for model in models)
+    ]
+    return sorted(
+        file for entry in found for file in ([entry] if not entry.is_dir() else entry.rglob("*")) if not file.is_dir()
+    )
+
+
+def remove(files: list[Path]) -> None:
+    """Delete files, and the folders that are empty then."""
+    for file in files:
+        file.unlink(missing_ok=True)
+    for folder in sorted({parent for file in files for parent in file.parents if len(parent.parts) > 1}, reverse=True):
+        with contextlib.suppress(OSError):  # not empty
+            folder.rmdir()
+
+
+def _name(part: str) -> str:
+    """The run, dataset or suite in a file's name; temporary files have it after a dot."""
+    return part.lstrip(".").partition(".")[0]

@@ -1,0 +1,97 @@
+"""Hashing again all that was recorded: inputs beside each output, DVC's lock, and DVC's cache, which DVC trusts."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import safetensors
+from dvc.config import Config
+
+from spiking_diffusion import artifacts
+from spiking_diffusion.config import Params
+from spiking_diffusion.errors import UserError
+from spiking_diffusion.provenance.jobs import claim, content, dvc_lock, jobs, md5
+
+
+def verify(params: Params) -> tuple[int, list[str]]:
+    """How many records were checked, and a line for each that does not hold. What is not here is not checked."""
+    checked, wrong = 0, []
+    for part in (_inputs(params), _weights_of_tokens(params), _dvc_outputs(), _dvc_cache()):
+        for line in part:
+            checked += 1
+            wrong += [line] if line else []
+    return checked, wrong
+
+
+def _inputs(params: Params) -> Iterator[str]:
+    """What each settings file says of the files it was made from."""
+    hashes: dict[str, str | None] = {}
+    for job in jobs(params):
+        if not job.present:
+            continue
+        said = claim(job)
+        if said is None:
+            yield f"{job.settings}: missing, damaged or another job's, so nothing says what made {job.present[0]}"
+            continue
+        for path, recorded in said["inputs"].items():
+            if path not in hashes:
+                hashes[path] = content(Path(path))
+            if hashes[path]:
+                made_from = f"{path}: damaged or changed since {job.settings.parent / job.settings.name} recorded it"
+                yield "" if hashes[path] == recorded else made_from
+
+
+def _weights_of_tokens(params: Params) -> Iterator[str]:
+    """Tokens, and the SDID trained on them, name the VQ-SVAE that they belong to."""
+    for run in params.runs:
+        vqsvae = artifacts.model_path(run, "vqsvae")
+        tokens, sdid = artifacts.tokens_path(run), artifacts.model_path(run, "sdid")
+        if not vqsvae.is_file():
+            continue
+        for path, of in ((tokens, _token_source), (sdid, _weight_source)):
+            if path.is_file():
+                try:
+                    yield (
+                        ""
+                        if of(path) == artifacts.sha256(vqsvae)
+                        else f"{path}: made with another VQ-SVAE than {vqsvae}"
+                    )
+                except UserError as error:
+                    yield f"{path}: {error}"
+
+
+def _token_source(path: Path) -> str:
+    return str(artifacts.read_array(path, "vqsvae"))
+
+
+def _weight_source(path: Path) -> str:
+    try:
+        with safetensors.safe_open(path, "np") as file:
+            return (file.metadata() or {}).get("made_from", "")
+    except Exception as error:  # the library's own errors have no common base
+        raise artifacts.damaged(path, error) from error
+
+
+def _dvc_outputs() -> Iterator[str]:
+    """Outputs as ``dvc.lock`` has them."""
+    for path, recorded in dvc_lock().items():
+        if Path(path).is_file():
+            yield "" if md5(Path(path)) == recorded else f"{path}: not the file that dvc.lock recorded"
+
+
+def _dvc_cache() -> Iterator[str]:
+    """Objects of DVC's local cache, each named by the MD5 of its bytes."""
+    if not Path(".dvc").is_dir():
+        return
+    folder = Path(Config(".dvc").get("cache", {}).get("dir") or ".dvc/cache", "files", "md5")
+    for path in sorted(folder.glob("[0-9a-f][0-9a-f]/*")):
+        name = path.parent.name + path.name.removesuffix(".dir")
+        if re.fullmatch("[0-9a-f]{32}", name):
+            found = md5(path)
+            yield (
+                ""
+                if found == name
+                else f"{path}: damaged, its bytes hash to {found}: delete it, DVC makes or pulls it again"
+            )
