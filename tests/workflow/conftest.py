@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import os
 import shutil
 import subprocess
@@ -15,11 +16,25 @@ ROOT = Path(__file__).parents[2]
 BIN = Path(sys.executable).parent
 
 
+NAMESPACE = ["unshare", "--map-root-user", "--net", "--"]
+
+
+@pytest.fixture(scope="session")
+def offline() -> list[str]:
+    """What runs a command without any network, not even the loopback device; nothing where the system forbids it."""
+    try:
+        return NAMESPACE if subprocess.run([*NAMESPACE, "true"], capture_output=True).returncode == 0 else []
+    except FileNotFoundError:
+        return []
+
+
 class Project:
     """A project folder and the tools run in it."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
+        self.environment: dict[str, str] = {}
+        self.umask = -1  # as it is
         for name in ("Snakefile", "dvc.yaml", "params.yaml", ".dvcignore", ".gitignore"):
             shutil.copy(ROOT / name, root / name)
         for name in ("workflow", "profiles", "src"):
@@ -37,11 +52,31 @@ class Project:
             section[last] = value
         path.write_text(yaml.safe_dump(params, sort_keys=False))
 
+    def clone(self, root: Path) -> Project:
+        """A copy, times included."""
+        shutil.copytree(self.root, root, symlinks=True, dirs_exist_ok=True)
+        twin = copy.copy(self)
+        twin.root = root
+        return twin
+
+    def versioned(self) -> None:
+        """Put the folder under git and DVC, nothing recorded yet."""
+        shutil.copytree(ROOT / ".dvc", self.root / ".dvc", ignore=shutil.ignore_patterns("cache", "tmp"))
+        self.run("git", "init", "-q")
+
     def run(self, *command: str, ok: bool = True) -> subprocess.CompletedProcess[str]:
         """Run a tool of the environment, here; its package sources are this folder's."""
         environment = os.environ | {"PATH": f"{BIN}:{os.environ['PATH']}", "PYTHONPATH": str(self.root / "src")}
         environment |= {"SPIKING_DIFFUSION_INCEPTION": "", "SPIKING_DIFFUSION_MIRROR": ""}
-        done = subprocess.run(command, cwd=self.root, env=environment, capture_output=True, text=True)
+        done = subprocess.run(
+            command,
+            cwd=self.root,
+            env=environment | self.environment,
+            umask=self.umask,
+            capture_output=True,
+            text=True,
+            encoding="utf-8",
+        )
         assert not ok or done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
         return done
 
@@ -92,9 +127,26 @@ def tiny_project(project: Project) -> Project:
     return tiny(project)
 
 
-@pytest.fixture(scope="module")
-def finished(tmp_path_factory: pytest.TempPathFactory) -> Project:
-    """A tiny project on which Snakemake has made the suite ``quick``. The folder's name is awkward on purpose."""
+# The two whole runs of the suite `quick` differ in all that must make no difference: the tool, the folder's name, the
+# number of cores, hash seed, time zone, language, umask, and whether there is a network. Tests that change them copy.
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory: pytest.TempPathFactory, offline: list[str]) -> Project:
+    """A tiny project on which Snakemake has made the suite ``quick``, on many cores, without a network if possible."""
     project = tiny(Project(tmp_path_factory.mktemp("ein Ordner, naïve")))
-    project.run("snakemake", "--cores", "2", "--quiet", "all", "--", "quick")
+    project.environment = {"PYTHONHASHSEED": "1", "TZ": "Pacific/Kiritimati", "LC_ALL": "C", "LANG": "C"}
+    project.umask = 0o077
+    project.run(*offline, "snakemake", "--cores", "8", "--quiet", "all", "--", "quick")
+    return project
+
+
+@pytest.fixture(scope="session")
+def by_dvc(tmp_path_factory: pytest.TempPathFactory) -> Project:
+    """A tiny project on which DVC has made the suite ``quick``, one stage at a time."""
+    project = tiny(Project(tmp_path_factory.mktemp("dvc")))
+    project.environment = {"PYTHONHASHSEED": "2", "TZ": "America/St_Johns", "LC_ALL": "C.UTF-8", "LANG": "C.UTF-8"}
+    project.umask = 0o022
+    project.versioned()
+    project.run("dvc", "repro", "-q", "suite-quick")
     return project

@@ -74,37 +74,34 @@ def claim(job: Job) -> dict[str, Any] | None:
         said = artifacts.read_json(job.settings)
     except UserError:
         return None
-    whole = isinstance(said, dict) and {"settings", "code"} <= said.keys() and isinstance(said.get("inputs"), dict)
+    hashes = isinstance(said, dict) and all(isinstance(said.get(part), dict) for part in ("inputs", "outputs"))
+    whole = hashes and {"settings", "code"} <= said.keys()
     return said if whole and (said.get("stage"), said.get("name")) == (job.stage, job.name) else None
 
 
-def claimed_key(job: Job) -> str | None:
-    """``pipeline.stage_key`` as it was when the files were made, by the settings beside them."""
-    said = claim(job)
-    return canonical_json({"settings": said["settings"], "code": said["code"]}) if said else None
+def key_of(said: dict[str, Any]) -> str:
+    """``pipeline.stage_key`` as it was when a settings file was written."""
+    return canonical_json({"settings": said["settings"], "code": said["code"]})
 
 
-def doubt(job: Job, lock: dict[str, str]) -> str:
-    """Why the files are not what their settings say, or nothing. ``lock`` is what DVC recorded."""
+def doubt(job: Job) -> str:
+    """Why the files that are here are not what their settings say, or nothing."""
     said = claim(job)
     if said is None:
         return f"{job.settings} is missing, damaged or another job's" if job.present else ""
+    for path, recorded in said["outputs"].items():
+        if content(Path(path)) not in (recorded, None):
+            return f"{path} is damaged or changed"
     for path, recorded in said["inputs"].items():
         if content(Path(path)) not in (recorded, None):
             return f"made from another {path}"
-    # where the settings changed too, the files were made anew since DVC saw them
-    if lock.get(job.settings.as_posix()) == md5(job.settings):
-        for path in job.present:
-            if lock.get(path.as_posix(), md5(path)) != md5(path):
-                return f"{path} is not the file that DVC recorded"
     return ""
 
 
 def origin(params: Params, stage: str, name: str) -> str:
     """What made the files of a stage that lie here, in the form of ``pipeline.stage_key``; UNKNOWN where in doubt."""
-    lock = dvc_lock()
     mine = [job for job in jobs(params) if (job.stage, job.name) == (stage, name) and job.present]
-    keys = {UNKNOWN if doubt(job, lock) else claimed_key(job) or UNKNOWN for job in mine}
+    keys = {key_of(said) if (said := claim(job)) and not doubt(job) else UNKNOWN for job in mine}
     return keys.pop() if len(keys) == 1 else UNKNOWN
 
 

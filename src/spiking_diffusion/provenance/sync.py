@@ -10,17 +10,19 @@ from __future__ import annotations
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
-from spiking_diffusion import pipeline
+from spiking_diffusion import artifacts, pipeline
 from spiking_diffusion.config import Params
 from spiking_diffusion.errors import UserError
-from spiking_diffusion.provenance.jobs import UNKNOWN, Job, claim, claimed_key, doubt, dvc_lock, jobs
+from spiking_diffusion.provenance.jobs import UNKNOWN, Job, claim, doubt, jobs, key_of
 
 
-def strangers(params: Params) -> list[Job]:
+def strangers(params: Params, doubted: bool = False) -> list[Job]:
     """Jobs with files here of which Snakemake's notes don't say what the settings beside them say.
 
-    Files of a job that was killed are Snakemake's own: it makes them again.
+    Left out are files of a job that was killed, and, unless ``doubted``, those noted as of unknown origin: Snakemake
+    makes both again.
     """
     here = [job for job in jobs(params) if job.present]
     if not here:
@@ -28,22 +30,28 @@ def strangers(params: Params) -> list[Job]:
     from snakemake.persistence.file import FilePersistence
 
     notes = FilePersistence(path=Path(".snakemake").absolute())
-    found = []
-    for job in here:
-        files = [path.as_posix() for path in job.present]
-        if notes._filter_incomplete_keys(files):
-            continue
-        said, key = claim(job), claimed_key(job)
-        inputs = {path: f"sha256:{recorded}" for path, recorded in said["inputs"].items()} if said else {}
-        for record in map(notes._read_record, files):
-            params_then = (record and record.params) or []
-            if repr(UNKNOWN) in params_then:
-                continue
-            sums = (record and record.input_checksums) or {}
-            if repr(key) not in params_then or any(inputs.get(path, now) != now for path, now in sums.items()):
-                found.append(job)
-                break
-    return found
+    return [
+        job
+        for job in here
+        if not notes._filter_incomplete_keys(map(str, job.present))
+        and not all(_agrees(claim(job), path, notes._read_record(str(path)), doubted) for path in job.present)
+    ]
+
+
+def _agrees(said: dict[str, Any] | None, path: Path, note: Any, doubted: bool) -> bool:
+    """Whether Snakemake's note of a file is what the settings file says."""
+    if note is None or note.params is None:
+        return False
+    if repr(UNKNOWN) in note.params:
+        return not doubted
+    if said is None or repr(key_of(said)) not in note.params:
+        return False
+    made_from = {name: f"sha256:{digest}" for name, digest in said["inputs"].items()}
+    if any(made_from.get(name, now) != now for name, now in (note.input_checksums or {}).items()):
+        return False
+    # only files that were touched since are read
+    recorded = said["outputs"].get(str(path))
+    return recorded is None or note.endtime == path.stat().st_mtime or artifacts.sha256(path) == recorded
 
 
 def refuse_strangers(params: Params) -> None:
@@ -58,11 +66,10 @@ def refuse_strangers(params: Params) -> None:
 
 def sync(params: Params) -> list[str]:
     """Let Snakemake note the origin of all files that came from elsewhere. Returns what became of them, in lines."""
-    found = strangers(params)
+    found = strangers(params, doubted=True)
     if not found:
         return ["nothing to do: Snakemake knows where every file comes from"]
-    lock = dvc_lock()
-    reasons = {job: _stale(params, job, doubt(job, lock)) for job in found}
+    reasons = {job: _stale(params, job, doubt(job)) for job in found}
     targets = [job.present[-1].as_posix() for job in found]
     # --force: a job that looks finished would not be noted at all
     command = [
@@ -99,7 +106,7 @@ def _stale(params: Params, job: Job, doubted: str) -> str:
     """Why Snakemake will make a job's files again, or nothing."""
     if doubted:
         return f"of unknown origin ({doubted})"
-    if claimed_key(job) == pipeline.stage_key(params, job.stage, job.name):
-        return ""
     said = claim(job)
+    if said and key_of(said) == pipeline.stage_key(params, job.stage, job.name):
+        return ""
     return "of other settings" if said and said["code"] == pipeline.fingerprint(job.stage) else "of other code"

@@ -1,4 +1,4 @@
-"""Hashing again all that was recorded: inputs beside each output, DVC's lock, and DVC's cache, which DVC trusts."""
+"""Hashing again all that was recorded: beside each output, in DVC's lock, and in DVC's cache, which DVC trusts."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ from spiking_diffusion.provenance.jobs import claim, content, dvc_lock, jobs, md
 def verify(params: Params) -> tuple[int, list[str]]:
     """How many records were checked, and a line for each that does not hold. What is not here is not checked."""
     checked, wrong = 0, []
-    for part in (_inputs(params), _weights_of_tokens(params), _dvc_outputs(), _dvc_cache()):
+    for part in (_settings(params), _weights_of_tokens(params), _dvc_outputs(), _dvc_cache()):
         for line in part:
             checked += 1
             wrong += [line] if line else []
     return checked, wrong
 
 
-def _inputs(params: Params) -> Iterator[str]:
-    """What each settings file says of the files it was made from."""
+def _settings(params: Params) -> Iterator[str]:
+    """What each settings file says of the files beside it, and of those that they were made from."""
     hashes: dict[str, str | None] = {}
     for job in jobs(params):
         if not job.present:
@@ -35,12 +35,11 @@ def _inputs(params: Params) -> Iterator[str]:
         if said is None:
             yield f"{job.settings}: missing, damaged or another job's, so nothing says what made {job.present[0]}"
             continue
-        for path, recorded in said["inputs"].items():
+        for path, recorded in [*said["outputs"].items(), *said["inputs"].items()]:
             if path not in hashes:
                 hashes[path] = content(Path(path))
             if hashes[path]:
-                made_from = f"{path}: damaged or changed since {job.settings.parent / job.settings.name} recorded it"
-                yield "" if hashes[path] == recorded else made_from
+                yield "" if hashes[path] == recorded else f"{path}: damaged or changed since {job.settings} recorded it"
 
 
 def _weights_of_tokens(params: Params) -> Iterator[str]:
