@@ -6,7 +6,7 @@ PYTHON ?= python3
 BIN := $(CURDIR)/.venv/bin
 export PATH := $(BIN):$(PATH)
 
-.PHONY: setup quick test faults lint format generated lock clean
+.PHONY: setup quick digests test faults lint format generated lock clean
 
 setup: .venv/ready
 
@@ -23,11 +23,16 @@ quick: setup
 	spiking-diffusion report --suite quick
 	@cat results/tables/quick.md
 
+# after `make quick`: its main numbers, with which tests/smoke compares those of other machines
+digests: setup
+	python tests/smoke/test_digests.py
+
 test: setup
 	python -m pytest
 
 faults: setup
 	KILLS=12 python -m pytest tests/faults
+	python -m pytest -m slow
 
 lint: setup
 	ruff check .

@@ -48,7 +48,8 @@ def _first_difference(a: Any, b: Any, where: str) -> tuple[str, Any, Any] | None
         for one, two in zip(a, b, strict=True):
             if repr(one) != repr(two):
                 return f"a key of {where or 'the file'}", one, two
-        pairs = [(f"{where}.{key}".lstrip("."), a[key], b[key]) for key in a]
+        both = zip(a.items(), b.values(), strict=True)  # by order: a key can be NaN
+        pairs = [(f"{where}.{key}".lstrip("."), x, y) for (key, x), y in both]
     elif isinstance(a, list) and isinstance(b, list) and len(a) == len(b):
         pairs = [(f"{where}[{i}]", x, y) for i, (x, y) in enumerate(zip(a, b, strict=True))]
     else:

@@ -121,6 +121,12 @@ def project(tmp_path: Path) -> Project:
     return Project(tmp_path)
 
 
+@pytest.fixture(scope="session")
+def pristine(tmp_path_factory: pytest.TempPathFactory) -> Project:
+    """The project as it is, for tests that look and make nothing."""
+    return Project(tmp_path_factory.mktemp("pristine"))
+
+
 @pytest.fixture
 def tiny_project(project: Project) -> Project:
     """A tiny project, nothing run yet."""

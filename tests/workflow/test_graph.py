@@ -19,6 +19,7 @@ from spiking_diffusion import pipeline
 from spiking_diffusion.config import check_params, load_params
 from spiking_diffusion.errors import UserError
 from spiking_diffusion.projection import dvc_yaml
+from spiking_diffusion.provenance.jobs import jobs
 from spiking_diffusion.reporting import layout
 
 ROOT = Path(__file__).parents[2]
@@ -47,12 +48,10 @@ with SnakemakeApi(OutputSettings(quiet=None)) as api:
 
 
 @pytest.fixture(scope="module")
-def snakemake_edges(tmp_path_factory: pytest.TempPathFactory) -> dict[str, set[str]]:
+def snakemake_edges(pristine: Any) -> dict[str, set[str]]:
     """Inputs of every file that Snakemake would make; no command line prints them for files not yet made."""
-    answer = tmp_path_factory.mktemp("edges") / "edges.json"
-    subprocess.run(
-        [sys.executable, "-c", SNAKEMAKE_EDGES, answer, *PARAMS.suites], cwd=ROOT, check=True, capture_output=True
-    )
+    answer = pristine.root / "edges.json"
+    pristine.run(sys.executable, "-c", SNAKEMAKE_EDGES, str(answer), *PARAMS.suites)
     return {file: results(inputs) for file, inputs in json.loads(answer.read_text()).items()}
 
 
@@ -89,6 +88,13 @@ def test_same_files_from_same_files(snakemake_edges: dict[str, set[str]], dvc_st
     unused = {name for name in PARAMS.datasets if not any(r.dataset == name for r in PARAMS.all_runs.values())}
     assert not {file for file in found.keys() - expected.keys() if Path(file).name.split(".")[0] not in unused}
     assert {file: found[file] for file in expected} == expected
+
+
+def test_provenance_knows_the_same_files(dvc_stages: dict[str, Any]) -> None:
+    """`sync`, `verify` and `prune` see each output of each job, with one settings file."""
+    known = [path for job in jobs(PARAMS) for path in (job.settings, *job.outputs)]
+    assert sorted(map(str, known)) == sorted(out.def_path for stage in dvc_stages.values() for out in stage.outs)
+    assert all(job.outputs for job in jobs(PARAMS))
 
 
 def test_every_stage_declares_its_code(dvc_stages: dict[str, Any]) -> None:
@@ -229,6 +235,58 @@ def test_what_snakemake_reruns_dvc_reruns(dvc_stages: dict[str, Any]) -> None:
     assert silent < tried / 4
 
 
+def variants(raw: dict[str, Any]) -> dict[str, str]:
+    """params.yaml with one leaf changed on which the suite ``quick`` might depend, for each that can be changed."""
+    quick = {
+        ("recipes", "quick"),
+        ("datasets", "digits"),
+        ("runs", "digits"),
+        ("baselines", "digits-fsvae"),
+        ("suites", "quick"),
+    }
+    found = {}
+    for path, value in leaves(raw):
+        if path[:2] not in quick and path[0] not in ("classifier", "device"):
+            continue
+        changed = copy.deepcopy(raw)
+        section = changed
+        for part in path[:-1]:
+            section = section[part]
+        for other in mutated(value):
+            section[path[-1]] = other
+            try:
+                check_params(changed)
+            except UserError:
+                continue
+            found[".".join(path)] = yaml.safe_dump(changed, sort_keys=False)
+            break
+    return found
+
+
+def compare_tools(project: Any, which: slice) -> None:
+    """Real Snakemake and real DVC on a finished tree: what the first would make again, so would the second."""
+    text = (project.root / "params.yaml").read_text()
+    chosen = dict(list(variants(yaml.safe_load(text)).items())[which])
+    answers = project.root / "variants.json"
+    answers.write_text(json.dumps([text, *chosen.values()]))
+    project.run(sys.executable, str(Path(__file__).with_name("stale.py")), str(answers))
+    clean, *found = json.loads(answers.read_text())
+    assert clean == [[], []]
+    for key, (snakemake, dvc) in zip(chosen, found, strict=True):
+        assert set(snakemake) <= set(dvc), f"{key}: DVC would keep {sorted(set(snakemake) - set(dvc))}"
+    assert sum(bool(snakemake) for snakemake, _ in found) > len(found) / 2
+
+
+def test_a_few_keys_make_the_same_files_stale_in_both_tools(by_dvc: Any, tmp_path: Path) -> None:
+    """With `recipes.*.sample` taken out of dvc.yaml, DVC would keep samples that Snakemake makes again."""
+    compare_tools(by_dvc.clone(tmp_path / "x"), slice(3, None, 15))
+
+
+@pytest.mark.slow
+def test_every_key_makes_the_same_files_stale_in_both_tools(by_dvc: Any, tmp_path: Path) -> None:
+    compare_tools(by_dvc.clone(tmp_path / "x"), slice(None))
+
+
 @pytest.mark.parametrize(
     ("key", "value", "stages"),
     [
@@ -250,14 +308,8 @@ def test_a_key_makes_only_its_own_stages_stale(key: tuple[str, ...], value: Any,
     assert {job.partition("@")[0] for job in after if after[job] != before[job]} == stages
 
 
-def test_all_plans_table_1_without_data() -> None:
-    out = subprocess.run(
-        [BIN / "snakemake", "-n", "all", "--forceall", "--quiet", "rules"],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=True,
-    ).stdout
+def test_all_plans_table_1_without_data(pristine: Any) -> None:
+    out = pristine.run("snakemake", "-n", "all", "--forceall", "--quiet", "rules").stdout
     stats = dict(
         line.split()
         for line in out.partition("Job stats:")[2].splitlines()
@@ -275,8 +327,8 @@ def test_dvc_plans_table_1_without_data() -> None:
             assert f"Running stage '{stage}@{name}'" in out
 
 
-def test_lint_is_clean() -> None:
-    done = subprocess.run([BIN / "snakemake", "--lint"], cwd=ROOT, capture_output=True, text=True)
+def test_lint_is_clean(pristine: Any) -> None:
+    done = pristine.run("snakemake", "--lint", ok=False)
     found = [line.strip() for line in (done.stdout + done.stderr).splitlines() if line.strip().startswith("* ")]
     # all rules run in the one environment of requirements.lock
     assert [line for line in found if "conda environment or container" not in line] == []

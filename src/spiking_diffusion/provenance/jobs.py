@@ -42,7 +42,8 @@ def jobs(params: Params) -> list[Job]:
         do, over = stage.get("do", stage), stage.get("foreach")
         kind, _, only = address.partition("-")  # fetch-mine, suite-quick
         templates = [*do["outs"], *do.get("metrics", []), *(path for plot in do.get("plots", []) for path in plot)]
-        for name in [only] if over is None else over if isinstance(over, list) else getattr(params, over[2:-1]):
+        names = getattr(params, over[2:-1]) if isinstance(over, str) else over or [only]
+        for name in names:
             paths = [Path(path.replace("${key}", name).replace("${item}", name)) for path in dict.fromkeys(templates)]
             found += _split(kind, name, paths)
     return found
