@@ -256,8 +256,9 @@ def test_a_removed_run_leaves_the_tables(recorded: Any) -> None:
 
 def test_prune_lists_and_removes_what_nothing_names(copy: Any, capsys: pytest.CaptureFixture[str]) -> None:
     own = [Path(name) for name in ("results/notes.txt", "results/mine/digits.txt", "work/notes/x.txt", "logs/x.txt")]
+    own += [Path("work/downloads/inception.weights/x.pth"), Path("work/downloads/mnist/x.gz")]
     for path in own:
-        path.parent.mkdir(exist_ok=True)
+        path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text("mine")
     Path("results/samples/.digits.npz.x1y2").write_text("half")
     assert orphans(load_params()) == []

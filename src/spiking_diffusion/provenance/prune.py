@@ -21,7 +21,6 @@ def orphans(params: Params) -> list[Path]:
     for folder in ("logs", "benchmarks"):
         for rule in Path().glob(f"{folder}/*/"):
             names[rule] = known
-    names[Path("work/downloads")] = set(params.datasets)
     found = [
         entry
         for folder, allowed in names.items()
@@ -29,11 +28,13 @@ def orphans(params: Params) -> list[Path]:
         for entry in folder.iterdir()
         if _name(entry.name) not in allowed and entry.name != ".gitignore"
     ]
-    models = {model for trained in MODELS.values() for model in trained}
+    # datasets' folders have no dot, runs' have a folder for each of their networks
+    found += [path for path in Path().glob("work/downloads/*/") if path.name not in params.datasets and not path.suffix]
+    marks = {"sampling.json", *(model for trained in MODELS.values() for model in trained)}
     found += [
-        run
-        for run in Path().glob("work/*/")
-        if run.name not in params.all_runs and any((run / model).is_dir() for model in models)
+        path
+        for path in Path().glob("work/*/")
+        if path.name not in params.all_runs and any((path / mark).exists() for mark in marks)
     ]
     return sorted(
         file for entry in found for file in ([entry] if not entry.is_dir() else entry.rglob("*")) if not file.is_dir()
