@@ -85,7 +85,7 @@ def test_what_dvc_brings_back_is_taken_over(recorded: Any, way: str) -> None:
     shutil.rmtree("results")
     shutil.rmtree(".snakemake")
     if way == "checkout":
-        recorded.run("dvc", "checkout", "-q")
+        recorded.run("dvc", "checkout", "-q", "--with-deps", "suite-quick")  # the other suites were never made
     else:
         Path("dvc.lock").unlink()
         assert "Running stage" not in recorded.run("dvc", "repro", "suite-quick").stdout
