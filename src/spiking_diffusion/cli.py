@@ -17,7 +17,7 @@ from typing import Any
 from spiking_diffusion import __version__, artifacts, locks, pipeline
 from spiking_diffusion.config import Params, RunSettings, load_params
 from spiking_diffusion.errors import UserError, unknown
-from spiking_diffusion.reporting.layout import FIGURES, figure_path, table_path
+from spiking_diffusion.reporting.layout import FIGURES, PAGES, figure_path, page_path, pages_of, table_path
 
 # Modules that import torch are imported inside the commands: `--help` and bad input answer at once.
 
@@ -98,6 +98,8 @@ def build_parser() -> argparse.ArgumentParser:
     command("table", "put the metrics of a suite side by side -> results/tables/SUITE.csv", on_suite)
     figure = command("figure", "draw a figure of a suite -> results/figures/SUITE-KIND.png, .svg and .pdf", on_suite)
     figure.add_argument("kind", choices=FIGURES, help="what to draw")
+    page = command("page", "write a page of the report -> work/report/SUITE/KIND.html", on_suite)
+    page.add_argument("kind", choices=PAGES, help="what it tells of")
     command("report", "collect tables, figures and settings of a finished suite -> results/report.html", on_suite)
     bench = command("bench", "time a training step, or sampling, beside the same network in plain SpikingJelly code")
     bench.add_argument("what", choices=BENCHES, help="what to time")
@@ -240,9 +242,13 @@ def _do(args: argparse.Namespace, params: Params, run: RunSettings | None) -> No
             from spiking_diffusion.reporting.figures import make_figure
 
             print(make_figure(params, args.suite, args.kind))
+        case "page":
+            from spiking_diffusion.reporting.pages import make_page
+
+            print(make_page(params, args.suite, args.kind))
         case "report":
             _here(args)
-            _report(args.suite)
+            _report(params, args.suite)
         case _:
             import torch
 
@@ -363,14 +369,20 @@ def _prune(params: Params, yes: bool) -> int:
     return 0
 
 
-def _report(suite: str) -> None:
-    """Let Snakemake write its report on the targets of a suite."""
-    command = [sys.executable, "-m", "snakemake", suite, "--cores", "1", "--report", "results/report.html"]
-    done = subprocess.run(command, capture_output=True, text=True)
-    if done.returncode:
-        tail = " ".join(done.stderr.split()[-40:])
-        raise UserError(f"snakemake could not write the report ({tail}): run `snakemake --cores all {suite}` first")
-    print("results/report.html")
+def _report(params: Params, suite: str) -> None:
+    """Let Snakemake write the pages of the report anew, and then its report on all that a suite has."""
+    kinds, out = pages_of(params, suite), "results/report.html"
+    pages, rules = [str(page_path(suite, kind)) for kind in kinds], [f"{kind}_page" for kind in kinds]
+    snakemake = [sys.executable, "-m", "snakemake", "--cores", "1"]
+    for command in (
+        [*snakemake, "--quiet", "all", "--forcerun", *rules, "--allowed-rules", *rules, "--", *pages],
+        [*snakemake, "--report", out, "--", suite, *pages],
+    ):
+        done = subprocess.run(command, capture_output=True, text=True)
+        if done.returncode:
+            tail = " ".join(done.stderr.split()[-40:])
+            raise UserError(f"snakemake could not write the report ({tail}): run `snakemake --cores all {suite}` first")
+    print(out)
 
 
 if __name__ == "__main__":

@@ -2,14 +2,34 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
+import shutil
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import pytest
 import yaml
+
+_spec = importlib.util.spec_from_file_location("browser", Path(__file__).with_name("browser.py"))
+assert _spec and _spec.loader
+browser = importlib.util.module_from_spec(_spec)
+_spec.loader.exec_module(browser)
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+FIGURES = {
+    "samples",
+    "reconstructions",
+    "losses",
+    "dynamics",
+    "codebook",
+    "trajectory",
+    "spikes",
+    "temperature",
+    "steps",
+}
 
 
 def test_quick_makes_its_table_and_figures(finished: Any) -> None:
@@ -94,11 +114,77 @@ def test_a_change_of_code_reruns_what_runs_it(finished: Any) -> None:
         module.write_text(text)
 
 
-def test_report(finished: Any) -> None:
+@pytest.fixture
+def report(finished: Any) -> Iterator[Path]:
+    before = finished.results()
     finished.run("spiking-diffusion", "report", "--suite", "quick")
-    text = (finished.root / "results/report.html").read_text()
-    assert "quick-samples.png" in text and "quick.csv" in text
-    (finished.root / "results/report.html").unlink()
+    after = finished.results()
+    assert after.pop("report.html")
+    assert after == before, "the report leaves every artefact as it is"
+    path = finished.root / "results/report.html"
+    yield path
+    path.unlink()
+
+
+def test_report_in_a_browser(report: Path, finished: Any, tmp_path: Path) -> None:
+    text_of_all = report.read_text(encoding="utf-8")
+    assert "quick-samples.png" in text_of_all and "quick.csv" in text_of_all
+    if CHROMIUM is None:
+        pytest.skip("no Chromium here to open the report in")
+    with browser.Browser(CHROMIUM, tmp_path / "profile") as page:
+        page.open(report.as_uri())
+        page.wait("document.querySelector('#app').textContent.includes('Provenance')")
+        first = page.evaluate("document.querySelector('#app').textContent")
+        for part in ("Figures", "Tables", "Settings", "Provenance", "Workflow", "vector-quantised discrete diffusion"):
+            assert part in first
+        page.screenshot(tmp_path / "first.png")
+
+        results = page.evaluate("Object.fromEntries(Object.entries(results).map(([k, v]) => [k, v.mime_type]))")
+        pictures = {path for path, kind in results.items() if kind == "image/png"}
+        assert pictures == {f"results/figures/quick-{kind}.png" for kind in FIGURES}
+        assert all(page.evaluate(f"results[{json.dumps(path)}].caption") for path in results)
+        for path in pictures:
+            show(page, path, "img")
+            uri = f"results[{json.dumps(path)}].data_uri"
+            page.wait(f"[...document.images].some(image => image.src === {uri} && image.naturalWidth > 500)")
+
+        pages = {Path(path).stem: path for path, kind in results.items() if kind == "text/html"}
+        assert pages.keys() == {"table", "animation", "settings", "provenance"}
+        text, content = {}, {}
+        for kind, path in pages.items():
+            show(page, path, "html")
+            frame = page.frame()
+            page.wait("document.querySelector('iframe') !== null")
+            ready = "new Promise(done => document.readyState === 'complete' ? done(1) : addEventListener('load', done))"
+            page.evaluate(f"{ready}.then(() => 1)", frame)
+            content[kind] = frame
+            text[kind] = page.evaluate("document.body.innerText", frame)
+            if kind == "animation":
+                assert page.evaluate("document.images[0].naturalWidth", frame) > 100
+            page.screenshot(tmp_path / f"{kind}.png")
+        table = pd.read_csv(finished.root / "results/tables/quick.csv")
+        for fid in table["classifier_fid"]:
+            assert f"{fid:.4g}" in text["table"]
+        assert "classifier_fid" in text["table"] and "sdid.train.lr" in text["settings"]
+        for fact in ("Commit", "Processor", "requirements.lock", "torch 2", "Device"):
+            assert fact in text["provenance"]
+        for job in ("vqsvae digits", "fsvae digits-fsvae", "evaluate digits", "fetch digits", "figure quick-samples"):
+            assert job in text["provenance"]
+        assert page.errors == []
+        gone = [url for url in page.requests if not url.startswith(("data:", "blob:", "about:", report.as_uri()))]
+        assert gone == []
+
+
+def show(page: Any, path: str, kind: str) -> None:
+    """What a click on the eye beside a result does."""
+    quoted = json.dumps(path)
+    page.evaluate(f"app.setView({{content: '{kind}', contentPath: results[{quoted}].data_uri, resultPath: {quoted}}})")
+
+
+def test_report_of_what_is_not_there_says_how_to_make_it(tiny_project: Any) -> None:
+    done = tiny_project.run("spiking-diffusion", "report", "--suite", "quick", ok=False)
+    assert done.returncode == 2 and "run `snakemake --cores all quick` first" in done.stderr
+    assert len([line for line in done.stderr.splitlines() if line]) == 1
 
 
 def test_dvc_makes_the_same_bytes(finished: Any, by_dvc: Any) -> None:

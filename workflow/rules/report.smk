@@ -10,8 +10,9 @@ rule table:
         csv=report(
             "results/tables/{suite}.csv",
             caption="../report/table.rst",
-            category="{suite}",
-            labels={"what": "table"},
+            category="Tables",
+            subcategory="{suite}",
+            labels={"what": "numbers as CSV"},
         ),
         markdown="results/tables/{suite}.md",
         latex="results/tables/{suite}.tex",
@@ -40,7 +41,8 @@ for kind in layout.FIGURES:
             png=report(
                 f"results/figures/{{suite}}-{kind}.png",
                 caption=f"../report/{kind}.rst",
-                category="{suite}",
+                category="Figures",
+                subcategory="{suite}",
                 labels={"what": kind},
             ),
             others=[str(path) for path in layout.figure_paths("{suite}", kind)[1:]],
@@ -56,3 +58,29 @@ for kind in layout.FIGURES:
             f"Drawing the {kind} of {{wildcards.suite}}"
         shell:
             "spiking-diffusion figure {params.kind} --suite {wildcards.suite} > {log} 2>&1"
+
+
+# made anew for every report, by `spiking-diffusion report`, and no artefacts: they tell of times and of this machine
+for kind, category in layout.PAGES.items():
+
+    rule:
+        name:
+            f"{kind}_page"
+        input:
+            lambda wildcards: suite_outputs(wildcards.suite),
+        output:
+            report(
+                f"work/report/{{suite}}/{kind}.html",
+                caption=f"../report/{kind}.rst",
+                category=category,
+                subcategory="{suite}",
+                labels={"what": kind},
+            ),
+        log:
+            f"logs/page/{{suite}}-{kind}.log",
+        params:
+            kind=kind,
+        message:
+            f"Writing the page {kind} of {{wildcards.suite}}"
+        shell:
+            "spiking-diffusion page {params.kind} --suite {wildcards.suite} > {log} 2>&1"

@@ -22,6 +22,8 @@ FIGURES = (
     "temperature",
     "steps",
 )
+PAGES = {"table": "Tables", "animation": "Figures", "settings": "Settings", "provenance": "Provenance"}
+"""Pages made for the report alone, and where they stand in it."""
 MODELS: dict[Model, tuple[str, ...]] = {"spiking-diffusion": ("vqsvae", "sdid"), "fsvae": ("fsvae",)}
 """The networks that a run of each kind trains."""
 TITLES: dict[Model, str] = {"spiking-diffusion": "Spiking-Diffusion", "fsvae": "FSVAE"}
@@ -41,6 +43,11 @@ def figure_paths(suite: str, kind: str) -> list[Path]:
     """A figure in every format, the PNG first."""
     png = figure_path(suite, kind)
     return [png.with_suffix(s) for s in (".png", ".svg", ".pdf", *([".gif"] if kind == "trajectory" else []))]
+
+
+def page_path(suite: str, kind: str) -> Path:
+    """A page of the report; no artefact, as it tells of times and of this machine."""
+    return Path("work/report", suite, f"{kind}.html")
 
 
 @dataclass(frozen=True)
@@ -102,6 +109,11 @@ def figures_of(params: Params, suite: str) -> list[str]:
     if not any(group.first.tuned for group in ours(of_suite)):
         without |= {"temperature", "steps"}
     return [kind for kind in FIGURES if kind not in without]
+
+
+def pages_of(params: Params, suite: str) -> list[str]:
+    """The pages that the report has on a suite."""
+    return [kind for kind in PAGES if kind != "animation" or "trajectory" in figures_of(params, suite)]
 
 
 def figure_inputs(params: Params, suite: str, kind: str) -> list[Path]:
