@@ -147,7 +147,8 @@ def _loop(
     if metrics:
         do["metrics"] = [*map(str, metrics)]
     if plots:
-        do["plots"] = [{str(path): {"x": "epoch"}} for path in plots]
+        held_out = "validation_bits_per_token" if stage == "sdid" else "validation_mse"
+        do["plots"] = [{str(path): {"x": "epoch", "y": held_out}} for path in plots]
     return {"foreach": f"${{{section}}}", "do": do}
 
 
