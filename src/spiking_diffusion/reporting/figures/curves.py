@@ -113,7 +113,7 @@ def steps(groups: list[Group]) -> Figure:
             )
     for axis, name in zip(axes, ("steps", "network calls per image"), strict=True):
         low, high = axis.get_xlim()
-        axis.set(xscale="log", yscale="log", xlabel=name)
+        axis.set(xscale="log", xlabel=name)
         axis.xaxis.set_major_locator(FixedLocator([2**i for i in range(12) if low <= 2**i <= high]))
         axis.xaxis.set_minor_locator(NullLocator())
         axis.xaxis.set_major_formatter("{x:g}")
