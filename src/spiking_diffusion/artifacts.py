@@ -80,6 +80,11 @@ def traces_path(run: str) -> Path:
     return Path("results/traces", f"{run}.npz")
 
 
+def energy_path(run: str) -> Path:
+    """Operations and millijoules per drawn image; those of each layer lie beside it as CSV."""
+    return Path("results/energy", f"{run}.json")
+
+
 def settings_path(output: Path) -> Path:
     """The resolved settings that made ``output``, beside it."""
     return output.with_suffix(".settings.json")

@@ -17,7 +17,15 @@ from typing import Any
 from spiking_diffusion import __version__, artifacts, locks, pipeline
 from spiking_diffusion.config import Params, RunSettings, load_params
 from spiking_diffusion.errors import UserError, unknown
-from spiking_diffusion.reporting.layout import FIGURES, PAGES, figure_path, page_path, pages_of, table_path
+from spiking_diffusion.reporting.layout import (
+    FIGURES,
+    PAGES,
+    energy_table_path,
+    figure_path,
+    page_path,
+    pages_of,
+    table_path,
+)
 
 # Modules that import torch are imported inside the commands: `--help` and bad input answer at once.
 
@@ -95,7 +103,16 @@ def build_parser() -> argparse.ArgumentParser:
     )
     command("inspect", "keep what goes on inside a trained run, for figures -> results/traces/RUN.npz", on_run, device)
     command("evaluate", "measure a run's reconstructions and samples -> results/metrics/RUN.json", on_run, device)
-    command("table", "put the metrics of a suite side by side -> results/tables/SUITE.csv", on_suite)
+    command(
+        "energy",
+        "count the operations that an image takes, in millijoules -> results/energy/RUN.json and .csv",
+        on_run,
+        device,
+    )
+    table = command("table", "put the metrics of a suite side by side -> results/tables/SUITE.csv", on_suite)
+    table.add_argument(
+        "--energy", action="store_true", help="their energies instead -> results/tables/SUITE-energy.csv"
+    )
     figure = command("figure", "draw a figure of a suite -> results/figures/SUITE-KIND.png, .svg and .pdf", on_suite)
     figure.add_argument("kind", choices=FIGURES, help="what to draw")
     page = command("page", "write a page of the report -> work/report/SUITE/KIND.html", on_suite)
@@ -203,6 +220,10 @@ def _job(args: argparse.Namespace, run: RunSettings | None) -> tuple[Any, ...] |
             return "inspect", name, artifacts.traces_path(name)
         case "evaluate":
             return f"{prefix}evaluate", name, artifacts.metrics_path(name), artifacts.reconstructions_path(name)
+        case "energy":
+            return f"{prefix}energy", name, artifacts.energy_path(name)
+        case "table" if args.energy:
+            return "energy_table", args.suite, energy_table_path(args.suite)
         case "table":
             return "table", args.suite, table_path(args.suite)
         case "figure":
@@ -234,6 +255,10 @@ def _do(args: argparse.Namespace, params: Params, run: RunSettings | None) -> No
             from spiking_diffusion.data.fetch import fetch
 
             print(fetch(params, args.dataset))
+        case "table" if args.energy:
+            from spiking_diffusion.reporting.energy import make_energy_table
+
+            print(make_energy_table(params, args.suite).read_text(), end="")
         case "table":
             from spiking_diffusion.reporting.tables import make_table
 
@@ -318,6 +343,10 @@ def _on_device(args: argparse.Namespace, params: Params, run: RunSettings | None
             from spiking_diffusion.training.inspect import inspect_run
 
             print(inspect_run(params, run, device))
+        case "energy", _:
+            from spiking_diffusion.metrics.energy import energy_run
+
+            print(energy_run(params, run, device).read_text(), end="")
         case "evaluate", _:
             from spiking_diffusion.metrics.evaluate import evaluate_run
 

@@ -317,6 +317,12 @@ class Evaluate(Section):
         return self
 
 
+class Energy(Section):
+    """On how many images, drawn and encoded, the stage ``energy`` counts."""
+
+    n: Count
+
+
 class Recipe(Section):
     """A complete setting of every model; a run picks one and may override any key."""
 
@@ -328,6 +334,7 @@ class Recipe(Section):
     sample: Sample
     tune: Tune
     evaluate: Evaluate
+    energy: Energy
 
 
 class Classifier(Section):
@@ -401,6 +408,8 @@ class Params(Section):
         for name in self.all_runs:
             self.resolve(name)
         for suite, names in self.suites.items():
+            if suite.endswith("-energy"):
+                raise UserError(f"suites.{suite}: a table of energies has that name, end it otherwise")
             for name in names:
                 if name not in self.all_runs:
                     raise UserError(f"suites.{suite} lists {name!r}, {unknown('run', name, self.all_runs)}")

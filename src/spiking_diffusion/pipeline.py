@@ -66,6 +66,7 @@ STAGES = {
             *_VQSVAE,
             "diffusion",
             "metrics/classifier.py",
+            "metrics/distances.py",
             "metrics/features.py",
             "training/sample.py",
             "training/sdid.py",
@@ -86,7 +87,15 @@ STAGES = {
         ("seed", "neuron", "vqsvae", "sdid", "sample"),
         (*_VQSVAE, "diffusion", "training/inspect.py", "training/sample.py", "training/tokens.py"),
     ),
+    "energy": Stage(
+        ("seed", "neuron", "vqsvae", "sdid", "sample", "energy"),
+        (*_VQSVAE, "diffusion", "metrics/energy.py", "training/sample.py", "training/sdid.py", "training/tokens.py"),
+    ),
+    "fsvae_energy": Stage(
+        ("seed", "neuron", "fsvae", "sample", "energy"), (*_FSVAE, "metrics/energy.py", "training/fsvae.py")
+    ),
     "table": Stage((), ("reporting",)),
+    "energy_table": Stage((), ("reporting",)),
     "figure": Stage((), ("reporting",)),
 }
 
@@ -112,6 +121,8 @@ def stage_settings(params: Params, stage: str, name: str) -> dict[str, Any]:
         return {"dataset": params.dataset(name).model_dump()}
     if stage == "classifier":
         return {"classifier": params.classifier.model_dump()}
+    if stage == "energy_table":
+        return {"runs": params.suites[name]}
     if stage in ("table", "figure"):
         return {"rows": [asdict(row) for row in rows_of(params, name)]}
     recipe = params.resolve(name).recipe

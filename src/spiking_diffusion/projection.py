@@ -17,6 +17,7 @@ from spiking_diffusion.artifacts import (
     card_path,
     classifier_path,
     data_path,
+    energy_path,
     history_path,
     metrics_path,
     model_path,
@@ -76,6 +77,7 @@ def dvc_stages(params: Params) -> dict[str, Any]:
             shown = {group.first.name for suite in params.suites for group in layout.groups(params, suite)}
             looked_into = _loop(section, "inspect", inside, None, [traces_path(one)])
             stages["inspect"] = looked_into | _over(params, [name for name in params.runs if name in shown])
+        stages |= _energy(params, section, [data, *([samples_path(one)] if section == "runs" else []), *weights])
         inputs = [data, classifier, samples_path(one), *weights, *tokens]
         stages[evaluate] = _loop(
             section, evaluate, inputs, None, [], metrics=[metrics_path(one)], extra=[reconstructions_path(one)]
@@ -101,11 +103,19 @@ def _tune_and_sample(params: Params, measured_by: list[Path], weights: list[Path
     return stages | ({"sample": sample | _over(params, others)} if others else {})
 
 
+def _energy(params: Params, section: str, inputs: list[Path]) -> dict[str, Any]:
+    """For the runs of suites that have a table of energies."""
+    counted = {run for suite in params.suites if layout.has_energy(params, suite) for run in params.suites[suite]}
+    names = [run for run in getattr(params, section) if run in counted]
+    stage, out = ("energy" if section == "runs" else "fsvae_energy"), energy_path("${key}")
+    loop = _loop(section, stage, inputs, None, [out], extra=[out.with_suffix(".csv")])
+    return {stage: loop | _over(params, names)} if names else {}
+
+
 def _over(params: Params, names: Iterable[str]) -> dict[str, Any]:
     """What a stage loops over where not all runs have it."""
-    return {
-        "foreach": {name: {"dataset": params.runs[name].dataset, "recipe": params.runs[name].recipe} for name in names}
-    }
+    runs = params.all_runs
+    return {"foreach": {name: {"dataset": runs[name].dataset, "recipe": runs[name].recipe} for name in names}}
 
 
 def _stage(
@@ -157,10 +167,12 @@ def _suite(params: Params, suite: str) -> dict[str, Any]:
     kinds = layout.figures_of(params, suite)
     inputs = [metrics_path(run) for run in params.suites[suite]]
     inputs += [path for kind in kinds for path in layout.figure_inputs(params, suite, kind)]
+    energy = [layout.energy_table_path(suite)] if layout.has_energy(params, suite) else []
+    inputs += [energy_path(run) for run in params.suites[suite] if energy]
     table, figures = layout.table_path(suite), [layout.figure_paths(suite, kind) for kind in kinds]
     stage = _stage(
         suite,
-        " ".join([suite, "table", *(f"{kind}_figure" for kind in kinds)]),
+        " ".join([suite, "table", *["energy_table"] * len(energy), *(f"{kind}_figure" for kind in kinds)]),
         "table",
         list(dict.fromkeys(inputs)),
         [
@@ -168,7 +180,7 @@ def _suite(params: Params, suite: str) -> dict[str, Any]:
             *(f"{params.section_of(run)}.{run}" for run in params.suites[suite]),
             *sorted({f"recipes.{params.all_runs[run].recipe}" for run in params.suites[suite]}),
         ],
-        [table, *(png for png, *_ in figures)],
+        [table, *energy, *(png for png, *_ in figures)],
     )
     stage["outs"] += [
         *(str(table.with_suffix(suffix)) for suffix in (".md", ".tex")),

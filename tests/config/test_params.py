@@ -229,6 +229,7 @@ FILE = {"name": "a", "urls": [], "sha256": "0" * 64}
         ("suites/quick", ["digitz"], ["suites.quick", "'digitz'", "did you mean 'digits'?"]),
         ("suites/quick", ["digits", "digits"], ["suites.quick", "digits", "twice"]),
         ("suites/quick", [], ["suites.quick is []"]),
+        ("suites/quick-energy", ["digits"], ["suites.quick-energy", "end it otherwise"]),
         ("baselines/mnist", RUN, ["'mnist'", "run and a baseline"]),
         # overrides
         ("runs/mnist/vqsave", {"T": 3}, ["runs.mnist.vqsave", "not a key"]),

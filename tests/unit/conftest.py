@@ -1,11 +1,23 @@
 """Settings small enough for a test, and NumPy references that go one time step after the other."""
 
+import zipfile
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
+import yaml
 from torch import nn
 
-from spiking_diffusion import config
+from spiking_diffusion import artifacts, config
+from spiking_diffusion.data.fetch import fetch
+from spiking_diffusion.fsvae import FSVAE
+from spiking_diffusion.metrics.classifier import Classifier
+from spiking_diffusion.training.sdid import make_sdid
+from spiking_diffusion.training.weights import save_weights
+from spiking_diffusion.vqsvae import VQSVAE
+
+RAW = yaml.safe_load((Path(__file__).parents[2] / "params.yaml").read_text(encoding="utf-8"))
 
 
 @pytest.fixture(autouse=True)
@@ -101,3 +113,52 @@ def psp_reference():
         return np.stack(out)
 
     return psp
+
+
+@pytest.fixture(scope="session")
+def tiny_params():
+    """``tiny_params(temperature=0.5, ...)``: small networks in ``quick``; keys are of its ``sample``."""
+
+    def build(**sample):
+        raw = yaml.safe_load(yaml.safe_dump(RAW))
+        quick = raw["recipes"]["quick"]
+        quick["vqsvae"] |= {"channels": [4, 4], "code_dim": 4}
+        quick["vqsvae"]["codebook"]["size"] = 6
+        quick["sdid"] |= {"T": 2, "channels": [8, 8], "embed_dim": 4}
+        quick["fsvae"] |= {"channels": [4, 4], "code_dim": 4, "latent_dim": 6, "k": 3}
+        quick["sample"] |= {"n": 30, "batch_size": 20, "threads": torch.get_num_threads(), "temperature": "tuned"}
+        quick["sample"] |= sample
+        quick["tune"] = {"n": 25, "temperatures": [0.3, 1.0, 3.0], "steps": [60, 1, 7]}
+        quick["evaluate"] |= {"kid_subsets": 3, "protocols": ["classifier"]}
+        quick["energy"] = {"n": 30}
+        return config.check_params(raw)
+
+    return build
+
+
+@pytest.fixture
+def untrained(tmp_path, monkeypatch, lively, tiny_params):
+    """A project folder with digits, whose test set cannot be read, a classifier, and the models of the runs ``digits``
+    and ``digits-fsvae``, none of them trained; returns its parameters."""
+    monkeypatch.chdir(tmp_path)
+    deterministic = torch.are_deterministic_algorithms_enabled()
+    params = tiny_params()
+    run = params.resolve("digits")
+    fetch(params, "digits")
+    path = artifacts.data_path("digits")
+    with zipfile.ZipFile(path) as old:
+        content = {name: old.read(name) for name in old.namelist()}
+    with zipfile.ZipFile(path, "w") as new:
+        for name, data in content.items():
+            new.writestr(name, b"not to be read" if name.startswith("test") else data)
+    save_weights(artifacts.classifier_path("digits"), Classifier(1, (4, 4), 49, 8, 10))
+    vqsvae = lively(VQSVAE(run.recipe.vqsvae, run.recipe.neuron, (1, 28, 28)))
+    save_weights(artifacts.model_path("digits", "vqsvae"), vqsvae)
+    sdid, _ = make_sdid(run, 6, (7, 7))
+    torch.nn.init.normal_(sdid.out.weight, std=0.5)
+    made_from = artifacts.sha256(artifacts.model_path("digits", "vqsvae"))
+    save_weights(artifacts.model_path("digits", "sdid"), lively(sdid), made_from)
+    fsvae = lively(FSVAE(run.recipe.fsvae, run.recipe.neuron, (1, 28, 28)))
+    save_weights(artifacts.model_path("digits-fsvae", "fsvae"), fsvae)
+    yield params
+    torch.use_deterministic_algorithms(deterministic)

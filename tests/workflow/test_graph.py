@@ -71,7 +71,11 @@ def test_same_files_from_same_files(snakemake_edges: dict[str, set[str]], dvc_st
     suite_of = {
         str(path): s
         for s in PARAMS.suites
-        for path in (layout.table_path(s), *(layout.figure_path(s, k) for k in layout.figures_of(PARAMS, s)))
+        for path in (
+            layout.table_path(s),
+            layout.energy_table_path(s),
+            *(layout.figure_path(s, k) for k in layout.figures_of(PARAMS, s)),
+        )
     }
     for file, inputs in snakemake_edges.items():
         if file in suite_of:
@@ -95,6 +99,8 @@ def test_provenance_knows_the_same_files(dvc_stages: dict[str, Any]) -> None:
     known = [path for job in jobs(PARAMS) for path in (job.settings, *job.outputs)]
     assert sorted(map(str, known)) == sorted(out.def_path for stage in dvc_stages.values() for out in stage.outs)
     assert all(job.outputs for job in jobs(PARAMS))
+    stages = {job.settings.name: job.stage for job in jobs(PARAMS) if job.settings.parent.name == "tables"}
+    assert (stages["quick.settings.json"], stages["quick-energy.settings.json"]) == ("table", "energy_table")
 
 
 def test_every_stage_declares_its_code(dvc_stages: dict[str, Any]) -> None:
@@ -166,6 +172,12 @@ def keys_of(params: Any) -> dict[str, str]:
     """What Snakemake compares for each job."""
     names = {"fetch": params.datasets, "classifier": params.datasets, "table": params.suites, "figure": params.suites}
     names["tune"] = [name for name in params.runs if params.resolve(name).tuned]
+    names["inspect"] = {
+        group.first.name for suite in params.suites for group in layout.groups(params, suite)
+    } & params.runs.keys()
+    names["energy_table"] = [suite for suite in params.suites if layout.has_energy(params, suite)]
+    counted = {run for suite in names["energy_table"] for run in params.suites[suite]}
+    names |= {"energy": counted & params.runs.keys(), "fsvae_energy": counted & params.baselines.keys()}
     keys = {}
     for stage in pipeline.STAGES:
         over = names.get(stage) or (params.baselines if stage.startswith("fsvae") else params.runs)
@@ -179,7 +191,7 @@ def address(job: str) -> str:
         return f"sample-tuned@{name}"
     if stage == "fetch" and PARAMS.dataset(name).paths:
         return f"fetch-{name}"
-    return f"suite-{name}" if stage in ("table", "figure") else job
+    return f"suite-{name}" if stage in ("table", "energy_table", "figure") else job
 
 
 def test_what_snakemake_reruns_dvc_reruns(dvc_stages: dict[str, Any]) -> None:
@@ -287,15 +299,18 @@ def test_every_key_makes_the_same_files_stale_in_both_tools(by_dvc: Any, tmp_pat
     compare_tools(by_dvc.clone(tmp_path / "x"), slice(None))
 
 
+SAMPLING = {"sample", "inspect", "evaluate", "energy", "fsvae_sample", "fsvae_evaluate", "fsvae_energy"}
+
+
 @pytest.mark.parametrize(
     ("key", "value", "stages"),
     [
-        (("sdid", "train", "lr"), 0.5, {"sdid", "tune", "sample", "inspect", "evaluate"}),
-        (("vqsvae", "train", "lr"), 0.5, {"vqsvae", "tokens", "tune", "sample", "inspect", "evaluate"}),
-        (("fsvae", "train", "lr"), 0.5, {"fsvae", "fsvae_sample", "fsvae_evaluate"}),
+        (("sdid", "train", "lr"), 0.5, {"sdid", "tune", "sample", "inspect", "evaluate", "energy"}),
+        (("vqsvae", "train", "lr"), 0.5, {"vqsvae", "tokens", "tune", "sample", "inspect", "evaluate", "energy"}),
+        (("fsvae", "train", "lr"), 0.5, {"fsvae", "fsvae_sample", "fsvae_evaluate", "fsvae_energy"}),
         (("tune", "n"), 7, {"tune"}),
         (("evaluate", "kid_subsets"), 7, {"tune", "evaluate", "fsvae_evaluate"}),
-        (("sample", "temperature"), 0.5, {"sample", "inspect", "evaluate", "fsvae_sample", "fsvae_evaluate"}),
+        (("sample", "temperature"), 0.5, SAMPLING),
     ],
 )
 def test_a_key_makes_only_its_own_stages_stale(key: tuple[str, ...], value: Any, stages: set[str]) -> None:

@@ -95,9 +95,11 @@ def figure_inputs(kind):
 
 
 def suite_outputs(suite):
-    """Table and figures of a suite."""
+    """Tables and figures of a suite."""
+    energy = layout.has_energy(params, suite)
     return [
         str(layout.table_path(suite)),
+        *([str(layout.energy_table_path(suite))] if energy else []),
         *(
             str(layout.figure_path(suite, kind))
             for kind in layout.figures_of(params, suite)

@@ -1,4 +1,4 @@
-# One flat JSON of numbers per run.
+# One flat JSON of numbers per run, and what drawing an image costs.
 
 
 rule evaluate:
@@ -28,6 +28,47 @@ rule evaluate:
         "Measuring {wildcards.run}"
     shell:
         "spiking-diffusion evaluate --run {wildcards.run} > {log} 2>&1"
+
+
+rule energy:
+    input:
+        data_of,
+        "results/samples/{run}.npz",
+        "results/models/{run}/vqsvae.safetensors",
+        "results/models/{run}/sdid.safetensors",
+    output:
+        totals="results/energy/{run}.json",
+        layers="results/energy/{run}.csv",
+        settings="results/energy/{run}.settings.json",
+    log:
+        "logs/energy/{run}.log",
+    benchmark:
+        "benchmarks/energy/{run}.tsv"
+    wildcard_constraints:
+        run="|".join(params.runs),
+    threads: lambda wildcards: recipe(wildcards).sample.threads
+    resources:
+        gpu=GPU,
+    params:
+        key=key("energy"),
+    message:
+        "Counting the operations of {wildcards.run}"
+    shell:
+        "spiking-diffusion energy --run {wildcards.run} > {log} 2>&1"
+
+
+use rule energy as fsvae_energy with:
+    input:
+        data_of,
+        "results/models/{run}/fsvae.safetensors",
+    log:
+        "logs/fsvae_energy/{run}.log",
+    benchmark:
+        "benchmarks/fsvae_energy/{run}.tsv"
+    wildcard_constraints:
+        run="|".join(params.baselines),
+    params:
+        key=key("fsvae_energy"),
 
 
 use rule evaluate as fsvae_evaluate with:

@@ -29,6 +29,32 @@ rule table:
         "spiking-diffusion table --suite {wildcards.suite} > {log} 2>&1"
 
 
+rule energy_table:
+    input:
+        lambda wildcards: [
+            str(artifacts.energy_path(run)) for run in params.suites[wildcards.suite]
+        ],
+    output:
+        csv=report(
+            "results/tables/{suite}-energy.csv",
+            caption="../report/energy.rst",
+            category="Tables",
+            subcategory="{suite}",
+            labels={"what": "energies as CSV"},
+        ),
+        settings="results/tables/{suite}-energy.settings.json",
+    log:
+        "logs/table/{suite}-energy.log",
+    benchmark:
+        "benchmarks/table/{suite}-energy.tsv"
+    params:
+        key=key("energy_table"),
+    message:
+        "Making the table of energies of {wildcards.suite}"
+    shell:
+        "spiking-diffusion table --energy --suite {wildcards.suite} > {log} 2>&1"
+
+
 # one rule for each kind of figure, as each is made from other files
 for kind in layout.FIGURES:
 

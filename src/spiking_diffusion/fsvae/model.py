@@ -61,18 +61,19 @@ class FSVAE(nn.Module):
         x = self.into_latent(self.encoder(images).flatten(2))  # (T, B, c)
         z, q = self.posterior(x, generator)
         p = self.prior(z, self.scheduled_probability(progress), self.settings.scheduled_sampling.from_step, generator)
-        return FSVAEOutput(self._decode(z), z, q, p)
+        return FSVAEOutput(self.decode(z), z, q, p)
 
     def reconstruct(self, images: Tensor, generator: torch.Generator) -> Tensor:
         """Images (B, C_in, H, W) -> their reconstructions in [0, 1], by one draw from the posterior."""
         x = self.into_latent(self.encoder(images).flatten(2))
-        return self._decode(self.posterior(x, generator)[0]).clamp(0, 1)
+        return self.decode(self.posterior(x, generator)[0]).clamp(0, 1)
 
     def sample(self, batch: int, generator: torch.Generator, device: torch.device) -> Tensor:
         """Draw images (batch, C_in, H, W) in [0, 1] from the prior."""
-        return self._decode(self.prior.sample(batch, self.settings.T, generator, device)).clamp(0, 1)
+        return self.decode(self.prior.sample(batch, self.settings.T, generator, device)).clamp(0, 1)
 
-    def _decode(self, z: Tensor) -> Tensor:
+    def decode(self, z: Tensor) -> Tensor:
+        """Latent spikes (T, B, c) -> images (B, C_in, H, W), not clamped."""
         return self.decoder(self.out_of_latent(z).unflatten(2, self.feature_shape))
 
 

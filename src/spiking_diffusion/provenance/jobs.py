@@ -14,6 +14,7 @@ from spiking_diffusion.artifacts import canonical_json
 from spiking_diffusion.config import Params
 from spiking_diffusion.errors import UserError
 from spiking_diffusion.projection import dvc_stages
+from spiking_diffusion.reporting.layout import energy_table_path
 
 SETTINGS = ".settings.json"
 UNKNOWN = canonical_json({"origin": "unknown"})
@@ -56,7 +57,7 @@ def _split(kind: str, name: str, paths: list[Path]) -> list[Job]:
         return [Job(kind, name, every[0], tuple(path for path in paths if path not in every))]
     return [
         Job(
-            "table" if settings.parent.name == "tables" else "figure",
+            _stage_of(name, settings),
             name,
             settings,
             tuple(
@@ -67,6 +68,12 @@ def _split(kind: str, name: str, paths: list[Path]) -> list[Job]:
         )
         for settings in every
     ]
+
+
+def _stage_of(suite: str, settings: Path) -> str:
+    if settings == artifacts.settings_path(energy_table_path(suite)):
+        return "energy_table"
+    return "table" if settings.parent.name == "tables" else "figure"
 
 
 def claim(job: Job) -> dict[str, Any] | None:

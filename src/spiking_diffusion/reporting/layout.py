@@ -34,6 +34,16 @@ def table_path(suite: str) -> Path:
     return Path("results/tables", f"{suite}.csv")
 
 
+def energy_table_path(suite: str) -> Path:
+    """What it takes to draw an image, in suites for which ``has_energy``."""
+    return Path("results/tables", f"{suite}-energy.csv")
+
+
+def has_energy(params: Params, suite: str) -> bool:
+    """Whether a suite has a table of energies: those that compare with a baseline."""
+    return any(run in params.baselines for run in params.suites[suite])
+
+
 def figure_path(suite: str, kind: str) -> Path:
     """The PNG of a figure; SVG and PDF lie beside it, and of a trajectory a GIF."""
     return Path("results/figures", f"{suite}-{kind}.png")

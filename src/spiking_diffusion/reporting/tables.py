@@ -216,7 +216,9 @@ def _numbers_of_images(table: list[Cells]) -> list[str]:
             generated, real, subset = (cells.get(f"{protocol}_{count}") for count in COUNTS)
             if generated is not None:
                 against = f" against {real} real images, KID on subsets of {subset}" if real is not None else ""
-                counted.setdefault(f"{generated} generated{against}", []).append(str(cells.get("run") or cells["model"]))
+                counted.setdefault(f"{generated} generated{against}", []).append(
+                    str(cells.get("run") or cells["model"])
+                )
         runs = [f" ({', '.join(dict.fromkeys(names))})" if len(counted) > 1 else "" for names in counted.values()]
         if counted:
             notes.append(f"{protocol}: {'; '.join(map(str.__add__, counted, runs))}.")

@@ -1,0 +1,253 @@
+"""The ``energy`` stage: synaptic operations of drawing an image, counted on real passes, in millijoules.
+
+``docs/energy.md`` has the formula and what it leaves out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from spiking_diffusion import artifacts, pipeline
+from spiking_diffusion.config import Params, RunSettings
+from spiking_diffusion.data.images import load_split, to_unit
+from spiking_diffusion.diffusion import SDID
+from spiking_diffusion.randomness import generator, make_deterministic
+from spiking_diffusion.snn import SpikingDecoder, SpikingLayer, StridedDecoder, use_kernels
+from spiking_diffusion.training.fsvae import load_fsvae
+from spiking_diffusion.training.sample import Drawing, load_samples
+
+PJ_PER_MAC, PJ_PER_ACCUMULATE = 4.6, 0.9
+"""A multiplication and an addition of 32-bit floats in 45 nm, and the addition alone (Horowitz 2014)."""
+
+
+@dataclass
+class Synapse:
+    """What went through one synapse in a number of passes, each of one image.
+
+    ``spikes`` (C, H, W) or (C,) counts the spikes that came in at each place, over all passes and steps; None for a
+    current that is the same at every step. ``fired`` and ``neurons`` are those of the layer behind it, summed over
+    passes and steps, none behind a last map that is only read out.
+    """
+
+    module: nn.Module
+    steps: int
+    passes: int = 0
+    shape: tuple[int, ...] = ()
+    spikes: Tensor | None = None
+    fired: float = 0.0
+    neurons: int = 0
+
+    def see(self, x: Tensor, passes: int, constant: bool) -> None:
+        """Take in one call: spikes (T, B, ...), or a constant current (B, ...)."""
+        self.passes += passes
+        self.shape = tuple(x.shape[1:] if constant else x.shape[2:])
+        if not constant:
+            counts = x.detach().double().sum((0, 1)).cpu()
+            self.spikes = counts if self.spikes is None else self.spikes + counts
+
+    def row(self, images: int) -> dict[str, float | None]:
+        """Rates, and operations per image of ``images`` that were drawn in all passes."""
+        dense = connections(self.module, self.shape)
+        calls = self.passes / images
+        row: dict[str, float | None] = {
+            "input_rate": None,
+            "firing_rate": self.fired / self.neurons if self.neurons else None,
+            "neurons": self.neurons / images,
+            "macs": 0.0,
+            "accumulates": 0.0,
+            "synops": 0.0,
+            "ann_macs": calls * dense,
+        }
+        if self.spikes is None:
+            row["macs"] = row["synops"] = calls * dense
+        else:
+            rate = float(self.spikes.sum()) / (self.spikes.numel() * self.passes * self.steps)
+            row |= {"input_rate": rate, "synops": rate * self.steps * calls * dense}
+            row["accumulates"] = fan_out(self.module, self.spikes) / images
+        return row | {"calls": calls, "mj": energy_mj(row), "ann_mj": calls * dense * PJ_PER_MAC * 1e-9}
+
+
+def energy_mj(row: dict[str, Any]) -> float:
+    """Millijoules of a row: its MACs, and the rest of its synaptic operations as accumulates."""
+    return (row["macs"] * PJ_PER_MAC + (row["synops"] - row["macs"]) * PJ_PER_ACCUMULATE) * 1e-9
+
+
+def connections(synapse: nn.Module, shape: Sequence[int]) -> int:
+    """MACs of a dense pass of an input (C, H, W) or (C,), padding counted as profilers do."""
+    if isinstance(synapse, nn.Linear):
+        return synapse.in_features * synapse.out_features
+    assert isinstance(synapse, nn.Conv2d | nn.ConvTranspose2d) and isinstance(synapse.padding, tuple)
+    height, width = shape[1:]
+    if isinstance(synapse, nn.Conv2d):  # every output position asks a whole kernel, every input of a transposed one
+        height, width = (
+            (side + 2 * p - k) // s + 1
+            for side, p, k, s in zip((height, width), synapse.padding, synapse.kernel_size, synapse.stride, strict=True)
+        )
+    kernel = synapse.kernel_size[0] * synapse.kernel_size[1]
+    return height * width * kernel * synapse.in_channels * synapse.out_channels
+
+
+def fan_out(synapse: nn.Module, spikes: Tensor) -> float:
+    """Additions that spikes, counted by place (C, H, W) or (C,), cause in ``synapse``: none of them in the padding."""
+    if isinstance(synapse, nn.Linear):
+        return float(spikes.sum()) * synapse.out_features
+    assert isinstance(synapse, nn.Conv2d | nn.ConvTranspose2d) and isinstance(synapse.padding, tuple)
+    places, ones = spikes.sum(0)[None, None], torch.ones(1, 1, *synapse.kernel_size, dtype=spikes.dtype)
+    if isinstance(synapse, nn.Conv2d):
+        reached = F.conv2d(places, ones, None, synapse.stride, synapse.padding)
+    else:
+        reached = F.conv_transpose2d(places, ones, None, synapse.stride, synapse.padding, synapse.output_padding)
+    return float(reached.sum()) * synapse.out_channels
+
+
+@dataclass
+class Counter:
+    """Synapses by (stage, layer), filled while ``counting`` is open; ``images`` is what each stage was used for."""
+
+    synapses: dict[tuple[str, str], Synapse] = field(default_factory=dict)
+    images: dict[str, int] = field(default_factory=dict)
+
+    @contextmanager
+    def counting(self, images: int, **stages: nn.Module) -> Iterator[None]:
+        """Count in every spiking layer of ``stages``, and in the last map that reads out their spikes, while they are
+        used for so many images.
+
+        Our CPU kernels are switched off meanwhile: they pass by the modules at which is counted.
+        """
+        self.images |= dict.fromkeys(stages, images)
+        hooks = []
+        for stage, module in stages.items():
+            use_kernels(module, False)
+            for name, layer in module.named_modules():
+                if isinstance(layer, SpikingLayer):
+                    hooks += self._watch(stage, name, layer, module)
+        try:
+            yield
+        finally:
+            for hook in hooks:
+                hook.remove()
+            for module in stages.values():
+                use_kernels(module, True)
+
+    def _watch(self, stage: str, name: str, layer: SpikingLayer, module: nn.Module) -> list[Any]:
+        def before(_: nn.Module, args: tuple[Tensor], options: dict[str, Any]) -> None:
+            x, constant = args[0], options.get("steps") is not None
+            steps, passes = (options["steps"], len(x)) if constant else x.shape[:2]
+            self._at(stage, name, layer.synapse, steps).see(x, passes, constant)
+
+        def after(_: nn.Module, args: tuple[Tensor], spikes: Tensor) -> None:
+            synapse = self._at(stage, name, layer.synapse, len(spikes))
+            synapse.fired += float(spikes.detach().double().sum())
+            synapse.neurons += spikes.numel()
+            for owner, out in last_maps(module, layer):
+                self._at(stage, owner, out, len(spikes)).see(spikes, spikes.shape[1], False)
+
+        return [layer.register_forward_pre_hook(before, with_kwargs=True), layer.lif.register_forward_hook(after)]
+
+    def _at(self, stage: str, layer: str, module: nn.Module, steps: int) -> Synapse:
+        return self.synapses.setdefault((stage, layer or stage), Synapse(module, steps))
+
+    def table(self) -> pd.DataFrame:
+        """One row per synapse, what it does for one image."""
+        return pd.DataFrame(
+            {"stage": stage, "layer": layer, **synapse.row(self.images[stage])}
+            for (stage, layer), synapse in self.synapses.items()
+        )
+
+
+def last_maps(module: nn.Module, layer: SpikingLayer) -> Iterator[tuple[str, nn.Module]]:
+    """Maps without neurons in ``module`` that the spikes of ``layer`` go into, where only their geometry counts.
+
+    The networks apply them once to a sum of spikes over time, which is the same; hardware adds at every spike.
+    """
+    for part in module.modules():
+        if isinstance(part, SDID):
+            ends = {"out.first": part.first, "out.last": [part.first, *part.rest][-1]}
+            for name, source in ends.items():
+                if source is layer:
+                    channels = layer.synapse.out_channels
+                    yield name, nn.Conv2d(channels, part.out.out_channels, 3, padding=1, device="meta")
+        elif isinstance(part, SpikingDecoder | StridedDecoder):
+            source = part.second if isinstance(part, SpikingDecoder) else part.last
+            if source is layer:
+                yield "out", part.out
+
+
+# --- the stage ------------------------------------------------------------------------------------------
+
+ENCODING = ("encoder", "into_latent", "posterior")
+"""Stages that turn an image into its code; all others are needed to draw one."""
+
+
+@torch.no_grad()
+def energy_run(params: Params, run: RunSettings, device: torch.device) -> Path:
+    """Count a run's synaptic operations and write ``results/energy/{run}.csv``, by layer, and ``.json``, per image."""
+    recipe, n = run.recipe, run.recipe.energy.n
+    make_deterministic(recipe.sample.threads)
+    source = artifacts.data_path(run.dataset_name)
+    images = to_unit(load_split(source, "validation")[:n].to(device))
+    if run.model == "fsvae":
+        stage, inputs = "fsvae_energy", [source, artifacts.model_path(run.name, "fsvae")]
+        counter, notes = _fsvae(run, images, n, device)
+    else:
+        models = [artifacts.model_path(run.name, model) for model in ("vqsvae", "sdid")]
+        stage, inputs = "energy", [source, artifacts.samples_path(run.name), *models]
+        counter, notes = _spiking_diffusion(params, run, images, n, device)
+    table = counter.table()
+    row = {"dataset": run.dataset_name, "model": run.model, "run": run.name, "n": n, **notes, **totals(table)}
+    out = artifacts.energy_path(run.name)
+    text = table.to_csv(index=False, float_format="%.6g", lineterminator="\n")
+    artifacts.write_text(out.with_suffix(".csv"), text)
+    artifacts.write_json(out, row)
+    pipeline.seal(pipeline.record(params, stage, run.name, inputs), out, out.with_suffix(".csv"))
+    return out
+
+
+def totals(table: pd.DataFrame) -> dict[str, float]:
+    """Sums over the layers that draw an image, each stage's millijoules, and those of encoding one."""
+    encoding = table["stage"].isin(ENCODING)
+    drawing, fired = table[~encoding], (table["firing_rate"] * table["neurons"])[~encoding].sum()
+    sums = {key: float(drawing[key].sum()) for key in ("macs", "accumulates", "synops", "mj", "ann_macs", "ann_mj")}
+    return {
+        "firing_rate": float(fired / drawing["neurons"].sum()),
+        **sums,
+        "ann_ratio": sums["ann_mj"] / sums["mj"],
+        **{f"{stage}_mj": float(part["mj"].sum()) for stage, part in table.groupby("stage")},
+        "encoding_mj": float(table["mj"][encoding].sum()),
+        "encoding_ann_mj": float(table["ann_mj"][encoding].sum()),
+    }
+
+
+def _spiking_diffusion(
+    params: Params, run: RunSettings, images: Tensor, n: int, device: torch.device
+) -> tuple[Counter, dict[str, float]]:
+    """Draws as the stage ``sample`` did, in as many steps and at the same temperature."""
+    samples, drawing, counter = load_samples(params, run), Drawing(run, device), Counter()
+    vqsvae = drawing.vqsvae
+    with counter.counting(len(images), encoder=vqsvae.encoder):
+        vqsvae.encode(images)
+    asg = {"asg": vqsvae.asg} if run.recipe.vqsvae.coding == "asg" else {}
+    with counter.counting(n, sdid=drawing.sdid, **asg, decoder=vqsvae.decoder):
+        _, calls = drawing.draw(n, float(samples["temperature"]), int(samples["steps"]), "energy")
+    return counter, {"network_calls": calls, "T": run.recipe.sdid.T}
+
+
+def _fsvae(run: RunSettings, images: Tensor, n: int, device: torch.device) -> tuple[Counter, dict[str, float]]:
+    model, noise, counter = load_fsvae(run, device), generator(device, run.recipe.seed, "energy"), Counter()
+    with counter.counting(len(images), encoder=model.encoder, into_latent=model.into_latent, posterior=model.posterior):
+        model.reconstruct(images, noise)
+    z = model.prior.sample(n, run.recipe.fsvae.T, noise, device)
+    with counter.counting(n, prior=model.prior, out_of_latent=model.out_of_latent, decoder=model.decoder):
+        # the prior drew step by step; shown its own train, it fires the same spikes in one pass
+        model.prior(z, 0.0, 0, noise)
+        model.decode(z)
+    return counter, {"network_calls": 1.0, "T": run.recipe.fsvae.T}

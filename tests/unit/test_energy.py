@@ -1,0 +1,194 @@
+"""Operations counted by hand, and by loops over every spike."""
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from torch import nn
+
+from spiking_diffusion import artifacts
+from spiking_diffusion.diffusion import SDID
+from spiking_diffusion.metrics.energy import Counter, connections, energy_run, fan_out, totals
+from spiking_diffusion.snn import SpikingDecoder, layers
+from spiking_diffusion.training.sample import Drawing, sample_run
+
+CPU = torch.device("cpu")
+
+
+def always(layer, *channels):
+    """Make the neurons of these channels fire at every step, and the others never."""
+    nn.init.zeros_(layer.norm.weight)
+    nn.init.constant_(layer.norm.bias, -10)
+    layer.norm.bias.data[list(channels)] = 10
+    return layer.eval()
+
+
+class TwoLayers(nn.Module):
+    """Conv 3x3 of a 4x4 image, 1 -> 2 channels, shown for 3 steps; conv 3x3 of stride 2, 2 -> 3 channels."""
+
+    def __init__(self, neuron):
+        super().__init__()
+        self.first = layers.conv(neuron, 1, 2, 3)
+        self.second = layers.conv(neuron, 2, 3, 3, stride=2)
+
+    def forward(self, images):
+        return self.second(self.first(images, steps=3))
+
+
+@pytest.mark.parametrize(("channels", "rate"), [([0, 1], 1.0), ([1], 0.5), ([], 0.0)])
+def test_two_layers_by_hand(neuron, channels, rate):
+    """First layer: 16 places x 9 x 1 x 2 = 288 MACs, once for all steps. Second: 4 x 9 x 2 x 3 = 216 dense. Of the 36
+    places that its four kernels ask, 25 are in the image: (2 + 3) rows x (2 + 3) columns; so 25 x 2 x 3 = 150 additions
+    a step if both channels fire."""
+    net = TwoLayers(neuron)
+    always(net.first, *channels)
+    always(net.second, 0)
+    counter = Counter()
+    with counter.counting(5, net=net), torch.no_grad():
+        net(torch.rand(5, 1, 4, 4))
+    table = counter.table().set_index("layer")
+    first, second = table.loc["first"], table.loc["second"]
+    assert (first["macs"], first["synops"], first["accumulates"], first["ann_macs"]) == (288, 288, 0, 288)
+    assert (first["firing_rate"], first["neurons"]) == (rate, 3 * 2 * 16)
+    assert np.isnan(first["input_rate"])
+    assert (second["input_rate"], second["macs"], second["ann_macs"]) == (rate, 0, 216)
+    assert second["synops"] == rate * 3 * 216
+    assert second["accumulates"] == rate * 3 * 150
+    assert second["firing_rate"] == pytest.approx(1 / 3)
+    assert first["mj"] == pytest.approx(288 * 4.6e-9)
+    assert second["mj"] == pytest.approx(rate * 648 * 0.9e-9)
+    assert (table["calls"] == 1).all()
+
+    sums = totals(counter.table())
+    assert sums["mj"] == pytest.approx(288 * 4.6e-9 + rate * 648 * 0.9e-9)
+    assert sums["ann_mj"] == pytest.approx((288 + 216) * 4.6e-9)
+    assert sums["firing_rate"] == pytest.approx((rate * 96 + 1 / 3 * 36) / (96 + 36))
+
+
+def test_batches_add_up(neuron, lively):
+    net, images = lively(TwoLayers(neuron)).eval(), torch.rand(6, 1, 4, 4)
+    tables = []
+    for size in (6, 2):
+        counter = Counter()
+        with counter.counting(6, net=net), torch.no_grad():
+            for part in images.split(size):
+                net(part)
+        tables.append(counter.table())
+    assert 0 < tables[0]["firing_rate"][0] < 1
+    pd.testing.assert_frame_equal(*tables)
+
+
+@pytest.mark.parametrize(
+    "synapse",
+    [
+        nn.Conv2d(3, 4, 3, 1, padding=1),
+        nn.Conv2d(3, 4, 3, 2, padding=1),
+        nn.Conv2d(3, 4, 1),
+        nn.ConvTranspose2d(3, 4, 3, 2, padding=1, output_padding=1),
+        nn.ConvTranspose2d(3, 4, 3, padding=1),
+        nn.Linear(105, 4),
+    ],
+    ids=str,
+)
+def test_fan_out_is_what_every_spike_reaches(synapse):
+    """One spike at a time: the outputs that a synapse without zero weights changes. The dense count is no smaller."""
+    nn.init.uniform_(synapse.weight, 0.5, 1)
+    shape = (105,) if isinstance(synapse, nn.Linear) else (3, 7, 5)
+    spikes = (torch.rand(shape) < 0.3).double()
+    with torch.no_grad():
+        nothing = synapse(torch.zeros(1, *shape))
+        reached = 0
+        for place in spikes.nonzero():
+            one = torch.zeros(1, *shape)
+            one[(0, *place)] = 1
+            reached += int((synapse(one) != nothing).sum())
+    assert fan_out(synapse, spikes) == reached > 0
+    everywhere = fan_out(synapse, torch.ones(shape, dtype=torch.double))
+    assert everywhere <= connections(synapse, shape) <= everywhere * 2
+
+
+def test_dense_counts_by_hand():
+    assert connections(nn.Linear(7, 5), (7,)) == 35
+    assert connections(nn.Conv2d(2, 3, 3, 2, padding=1), (2, 28, 28)) == 14 * 14 * 9 * 2 * 3
+    assert connections(nn.ConvTranspose2d(2, 3, 3, 2, padding=1, output_padding=1), (2, 7, 7)) == 7 * 7 * 9 * 2 * 3
+
+
+def test_read_out_map_of_a_decoder_is_counted_by_its_spikes(neuron):
+    """The network applies it once to a sum over time; hardware adds at every spike."""
+    decoder = SpikingDecoder(neuron, 3, [2, 4], 1, 0.8).eval()
+    always(decoder.first)
+    always(decoder.second, 0)
+    counter = Counter()
+    with counter.counting(2, decoder=decoder), torch.no_grad():
+        decoder((torch.rand(5, 2, 3, 2, 2) < 0.5).float())
+    out = counter.table().set_index("layer").loc["out"]
+    assert (out["input_rate"], out["macs"], out["ann_macs"]) == (0.5, 0, 8 * 8 * 9 * 2)
+    assert out["synops"] == 0.5 * 5 * 8 * 8 * 9 * 2
+    assert out["accumulates"] == 5 * 22 * 22  # 8 places with 3 neighbours each, 2 of them with 2
+    assert np.isnan(out["firing_rate"])
+
+
+def test_read_out_map_of_sdid_is_fed_by_two_layers(neuron, tiny_params):
+    settings = tiny_params().recipes["quick"].sdid.model_copy(update={"channels": [4, 6, 8]})
+    model = SDID(settings, neuron, 5, 4).eval()
+    always(model.first, 0)
+    always(model.rest[0])
+    always(model.rest[1], 0, 1)
+    counter = Counter()
+    with counter.counting(3, sdid=model), torch.no_grad():
+        model(torch.randint(6, (3, 2, 2)), torch.ones(3, dtype=torch.long))
+    table = counter.table().set_index("layer")
+    assert list(table.index) == ["first", "out.first", "rest.0", "rest.1", "out.last"]
+    assert table["input_rate"].fillna(-1).tolist() == [-1, 0.25, 0.25, 0, 0.25]
+    assert table["ann_macs"].tolist() == [4 * 9 * n for n in (4 * 4, 4 * 5, 4 * 6, 6 * 8, 8 * 5)]
+    assert table.loc["out.last", "synops"] == 0.25 * 2 * 4 * 9 * 8 * 5
+
+
+def test_counting_changes_nothing_and_ends(untrained):
+    drawing = Drawing(untrained.resolve("digits"), CPU)
+    expected, _ = drawing.draw(10, 1.0, 49, "x")
+    counter = Counter()
+    with counter.counting(10, sdid=drawing.sdid, decoder=drawing.vqsvae.decoder):
+        counted, calls = drawing.draw(10, 1.0, 49, "x")
+    before = counter.table()
+    assert torch.equal(counted, expected)
+    assert all(layer.kernels for layer in drawing.sdid.modules() if isinstance(layer, layers.SpikingLayer))
+    drawing.draw(10, 1.0, 49, "y")
+    pd.testing.assert_frame_equal(counter.table(), before)
+    of_sdid = before[before["stage"] == "sdid"]
+    assert of_sdid["calls"].tolist() == pytest.approx([calls] * len(of_sdid))
+    assert (before[before["stage"] == "decoder"]["calls"] == 1).all()
+
+
+def test_stage_for_spiking_diffusion(untrained):
+    artifacts.write_json(artifacts.tuning_path("digits"), {"temperature": 0.9})
+    run = untrained.resolve("digits")
+    sample_run(untrained, run, CPU)
+    row = artifacts.read_json(energy_run(untrained, run, CPU))
+    table = pd.read_csv("results/energy/digits.csv")
+    assert list(dict.fromkeys(table["stage"])) == ["encoder", "sdid", "asg", "decoder"]
+    assert table["input_rate"].isna().sum() == 3  # real-valued currents enter encoder, SDID and generator
+    assert (table["macs"] > 0).sum() == 3
+    assert table["firing_rate"].dropna().between(0, 1).all()
+    assert 1 < row["network_calls"] < 49
+    assert row["mj"] == pytest.approx(sum(row[f"{stage}_mj"] for stage in ("sdid", "asg", "decoder")))
+    assert row["encoding_mj"] == row["encoder_mj"] > 0
+    assert row["mj"] == pytest.approx(row["macs"] * 4.6e-9 + (row["synops"] - row["macs"]) * 0.9e-9)
+    assert row["ann_ratio"] == pytest.approx(row["ann_macs"] * 4.6e-9 / row["mj"])
+    first = {path: artifacts.sha256(artifacts.energy_path("digits").with_suffix(path)) for path in (".json", ".csv")}
+    energy_run(untrained, run, CPU)
+    assert first == {path: artifacts.sha256(artifacts.energy_path("digits").with_suffix(path)) for path in first}
+
+
+def test_stage_for_fsvae(untrained):
+    row = artifacts.read_json(energy_run(untrained, untrained.resolve("digits-fsvae"), CPU))
+    table = pd.read_csv("results/energy/digits-fsvae.csv").set_index(["stage", "layer"])
+    assert row["network_calls"] == 1
+    assert row["mj"] == pytest.approx(row["prior_mj"] + row["out_of_latent_mj"] + row["decoder_mj"])
+    assert row["encoding_mj"] == pytest.approx(row["encoder_mj"] + row["into_latent_mj"] + row["posterior_mj"])
+    # c -> 2c -> 4c -> kc with c = 6 and k = 3; each layer once an image
+    assert table.loc["prior"]["ann_macs"].tolist() == [6 * 12, 12 * 24, 24 * 18]
+    assert table.loc["posterior"]["ann_macs"].tolist() == [12 * 12, 12 * 24, 24 * 18]
+    assert (table["calls"] == 1).all()
+    prior = table.loc["prior"]
+    assert prior["input_rate"].tolist()[1:] == pytest.approx(prior["firing_rate"].tolist()[:-1])
