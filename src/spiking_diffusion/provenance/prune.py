@@ -17,10 +17,10 @@ def orphans(params: Params) -> list[Path]:
     for job in jobs(params):
         for path in (job.settings, *job.outputs):
             names[Path(*path.parts[:2])].add(_name(path.parts[2]))
-    known = {*params.datasets, *params.all_runs, *params.suites, *names[Path("results/figures")]}
-    for folder in ("logs", "benchmarks"):
-        for rule in Path().glob(f"{folder}/*/"):
-            names[rule] = known
+    # a dataset and a run can have one name, so each rule has its own; those of rules that are gone are left alone
+    for job in jobs(params):
+        for folder in ("logs", "benchmarks"):
+            names[Path(folder, job.stage)].add(_name(job.settings.name) if job.stage == "figure" else job.name)
     found = [
         entry
         for folder, allowed in names.items()
