@@ -1,10 +1,10 @@
 """Whole trainings on ``digits`` by the plain networks and by ours, in float32 and bfloat16: what speed changed.
 
-    python -m spiking_diffusion.benchmark.curves --epochs 20 --seeds 3 --out docs/curves
+    python -m spiking_diffusion.benchmark.curves --epochs 20 --seeds 3 --nudges 2 --out docs/curves
 
-Recipe ``quick``; weights, order and noise at the start are the same for all three ways. Spikes amplify rounding, so the
-curves part after some steps, as those of two seeds do; what can be compared is where they end. A run that was
-interrupted goes on.
+Recipe ``quick``; weights, order and noise at the start are the same for all ways. Spikes amplify rounding, so curves
+part after some steps; what can be compared is where they end. ``nudged`` shows how much rounding alone does: ours in
+float32 from weights changed by a factor of 1 + 1e-7 g, g normal. A run that was interrupted goes on.
 """
 
 from __future__ import annotations
@@ -32,8 +32,13 @@ from spiking_diffusion.training.sdid import SDIDTask
 from spiking_diffusion.training.tokens import TokenSet
 from spiking_diffusion.training.vqsvae import VQSVAETask
 
-WAYS = ("plain", "float32", "bfloat16")
-LABELS = {"plain": "plain SpikingJelly, float32", "float32": "ours, float32", "bfloat16": "ours, bfloat16"}
+WAYS = ("plain", "float32", "bfloat16", "nudged")
+LABELS = {
+    "plain": "plain SpikingJelly, float32",
+    "float32": "ours, float32",
+    "bfloat16": "ours, bfloat16",
+    "nudged": "ours, float32, weights nudged by 1e-7",
+}
 TITLES = {"vqsvae": "VQ-SVAE", "sdid": "SDID", "fsvae": "FSVAE"}
 
 
@@ -70,8 +75,11 @@ class _Plain:
         return {}
 
 
-def train_all(params: Params, epochs: int, seeds: int, work: Path) -> pd.DataFrame:
-    """Losses by (model, way, seed, epoch) on the CPU with one thread; SDID learns the tokens of our float32 VQ-SVAE."""
+def train_all(params: Params, epochs: int, seeds: int, nudges: int, work: Path) -> pd.DataFrame:
+    """Losses by (model, way, nudge, seed, epoch) on the CPU with one thread.
+
+    SDID learns the tokens of our float32 VQ-SVAE of the seed, and is not nudged: it is not chaotic.
+    """
     make_deterministic(1)
     device = torch.device("cpu")
     base = params.resolve("digits")
@@ -81,7 +89,8 @@ def train_all(params: Params, epochs: int, seeds: int, work: Path) -> pd.DataFra
         run = base.model_copy(update={"recipe": base.recipe.model_copy(update={"seed": seed})})
         tokens: TokenSet | None = None
         for model in TITLES:
-            for way in ("float32", "plain", "bfloat16"):
+            again = [("nudged", nudge) for nudge in range(1, nudges + 1) if model != "sdid"]
+            for way, nudge in [("float32", 0), ("plain", 0), ("bfloat16", 0), *again]:
                 seed_initialisation(seed, model)
                 ours: VQSVAETask | SDIDTask | FSVAETask
                 if model == "sdid":
@@ -89,18 +98,26 @@ def train_all(params: Params, epochs: int, seeds: int, work: Path) -> pd.DataFra
                     ours = SDIDTask(run, tokens, device)
                 else:
                     ours = (VQSVAETask if model == "vqsvae" else FSVAETask)(run, data, device)
+                if nudge:
+                    _nudge(ours.module, nudge)
                 task: Task = _Plain(ours) if way == "plain" else ours
                 settings = getattr(run.recipe, model).train.model_copy(
                     update={"epochs": epochs, "precision": "bfloat16" if way == "bfloat16" else "float32"}
                 )
-                identity = {"stage": "curves", "name": model, "way": way, "seed": seed, "epochs": epochs}
-                history = fit(task, settings, seed, identity, work / f"{model}-{way}-{seed}", device)
-                rows += [
-                    {"model": model, "way": way, "seed": seed, "epoch": r["epoch"], "loss": r["loss"]} for r in history
-                ]
+                here = {"model": model, "way": way, "nudge": nudge, "seed": seed}
+                identity = {"stage": "curves", "name": model, "epochs": epochs, **here}
+                history = fit(task, settings, seed, identity, work / f"{model}-{way}-{nudge}-{seed}", device)
+                rows += [{**here, "epoch": row["epoch"], "loss": row["loss"]} for row in history]
                 if isinstance(ours, VQSVAETask) and way == "float32":
                     tokens = _encode(ours, data.images, device)
     return pd.DataFrame(rows)
+
+
+@torch.no_grad()
+def _nudge(module: nn.Module, seed: int) -> None:
+    draws = torch.Generator().manual_seed(seed)
+    for parameter in module.parameters():
+        parameter.mul_(1 + 1e-7 * torch.randn(parameter.shape, generator=draws))
 
 
 @torch.no_grad()
@@ -120,6 +137,7 @@ def summary(losses: pd.DataFrame) -> pd.DataFrame:
         last.groupby(["model", "way"])["loss"]
         .agg(["mean", "std", "count"])
         .reindex(pd.MultiIndex.from_product([TITLES, WAYS], names=["model", "way"]))
+        .dropna(subset="mean")
     )
     plainly = table.xs("plain", level="way")["mean"].reindex(table.index.get_level_values("model")).to_numpy()
     table["percent_off_plain"] = 100 * (table["mean"] / plainly - 1)
@@ -131,7 +149,7 @@ def draw(losses: pd.DataFrame, out: Path) -> None:
     with plt.rc_context(STYLE):
         figure, axes = plt.subplots(1, 3, figsize=(9.5, 2.8), layout="constrained")
         for axis, (model, title) in zip(axes, TITLES.items(), strict=True):
-            for way, style in zip(WAYS, ("-", "--", ":"), strict=True):
+            for way, style in zip(WAYS[:3], ("-", "--", ":"), strict=True):
                 here = losses[(losses["model"] == model) & (losses["way"] == way)]
                 for seed, one in here.groupby("seed"):
                     axis.plot(
@@ -152,10 +170,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--epochs", type=int, default=20)
     parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--nudges", type=int, default=2)
     parser.add_argument("--out", type=Path, required=True)
     args = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    losses = train_all(load_params(), args.epochs, args.seeds, Path("work/curves"))
+    losses = train_all(load_params(), args.epochs, args.seeds, args.nudges, Path("work/curves"))
     artifacts.write_text(
         args.out.with_suffix(".csv"), losses.to_csv(index=False, float_format="%.6g", lineterminator="\n")
     )
