@@ -31,7 +31,7 @@ test: setup
 	python -m pytest
 
 faults: setup
-	KILLS=12 python -m pytest tests/faults
+	KILLS=8 python -m pytest tests/faults
 	python -m pytest -m slow
 
 lint: setup

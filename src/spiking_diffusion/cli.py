@@ -215,7 +215,7 @@ def _job(args: argparse.Namespace, run: RunSettings | None) -> tuple[Any, ...] |
         case "tune":
             return "tune", name, artifacts.tuning_path(name)
         case "sample" if args.out is None:
-            return f"{prefix}sample", name, artifacts.samples_path(name)
+            return f"{prefix}sample", name, artifacts.samples_path(name), artifacts.sampling_path(name)
         case "inspect":
             return "inspect", name, artifacts.traces_path(name)
         case "evaluate":

@@ -25,6 +25,7 @@ STAGES = {
     "tokens": ("encode --run digits", ["tokens"]),
     "sdid": ("train sdid --run digits", ["models/digits/sdid"]),
     "fsvae": ("train fsvae --run digits-fsvae", ["models/digits-fsvae"]),
+    "tune": ("tune --run digits", ["tuning"]),
     "sample": ("sample --run digits", ["samples/digits."]),
     "fsvae_sample": ("sample --run digits-fsvae", ["samples/digits-fsvae"]),
     "evaluate": ("evaluate --run digits", ["metrics/digits.", "reconstructions/digits."]),
@@ -50,6 +51,7 @@ def tiny_params():
     recipe["sdid"] |= {"channels": [8, 8], "embed_dim": 4}
     recipe["fsvae"] |= {"channels": [4, 4], "code_dim": 4, "latent_dim": 4, "k": 2}
     recipe["sample"] |= {"n": 40, "batch_size": 20, "threads": 1}
+    recipe["tune"] |= {"n": 20, "temperatures": [0.7, 1.0], "steps": [4]}
     recipe["evaluate"] |= {"kid_subsets": 2, "threads": 1}
     params["classifier"] |= {"steps": 20, "channels": [4, 4], "features": 8, "threads": 1}
     params["device"] = "cpu"
@@ -60,9 +62,10 @@ def tiny_params():
 
 def pytest_generate_tests(metafunc):
     """``stage`` is each stage; ``stage_renaming`` some of them in `make test`."""
-    for name, stages in (("stage", STAGES), ("stage_renaming", STAGES if MANY else ["vqsvae", "sdid", "evaluate"])):
-        if name in metafunc.fixturenames:
-            metafunc.parametrize(name, stages)
+    if "stage" in metafunc.fixturenames and not metafunc.definition.get_closest_marker("parametrize"):
+        metafunc.parametrize("stage", STAGES)
+    if "stage_renaming" in metafunc.fixturenames:
+        metafunc.parametrize("stage_renaming", STAGES if MANY else ["vqsvae", "sdid", "evaluate"])
 
 
 @pytest.fixture
@@ -74,7 +77,9 @@ def killed():
 class Launcher:
     """Starts commands in processes that can be killed; one at a time."""
 
-    def __init__(self):
+    def __init__(self, log):
+        """What the commands say goes to ``log``."""
+        self.log = log
         self.process = subprocess.Popen(
             [sys.executable, Path(__file__).with_name("launch.py")],
             stdin=subprocess.PIPE,
@@ -85,7 +90,7 @@ class Launcher:
 
     def start(self, folder, command, die=None):
         """The id of a new process, and of its group, which runs ``command`` in ``folder``."""
-        request = {"argv": command.split(), "cwd": str(folder), "log": str(folder / "log"), "die": die}
+        request = {"argv": command.split(), "cwd": str(folder), "log": str(self.log), "die": die}
         self.process.stdin.write(json.dumps(request) + "\n")
         self.process.stdin.flush()
         return int(self.process.stdout.readline())
@@ -99,12 +104,12 @@ class Launcher:
     def run(self, folder, command, die=None):
         """Exit code and output."""
         self.start(folder, command, die)
-        return self.wait(), (folder / "log").read_text()
+        return self.wait(), self.log.read_text()
 
 
 @pytest.fixture(scope="session")
-def launcher():
-    launcher = Launcher()
+def launcher(tmp_path_factory):
+    launcher = Launcher(tmp_path_factory.mktemp("launcher") / "log")
     yield launcher
     launcher.process.communicate()
 

@@ -2,15 +2,17 @@
 
 Reads one JSON request a line, ``{"argv": [...], "cwd": "...", "log": "...", "die": null}``, answers with the id of the
 process and its group, and, on a line ``wait``, with its status. ``die`` is ``[call, moment, n]``: the process kills
-itself ``before`` or ``after`` its n-th call of ``os.replace``; where n is 0, it prints its calls instead.
+itself ``before`` or ``after`` its n-th call of ``os.replace``; where n is 0, it prints its calls instead. With a call
+of ``handles``, it may open n files more than it has; with ``memory``, its n-th loss finds the GPU's memory full.
 """
 
 import json
 import os
+import resource
 import signal
 import sys
 
-import torch  # noqa: F401
+import torch
 
 from spiking_diffusion import cli
 from spiking_diffusion.metrics import classifier, evaluate  # noqa: F401
@@ -18,6 +20,27 @@ from spiking_diffusion.reporting import figures, tables  # noqa: F401
 from spiking_diffusion.training import fsvae, loop, sample, sdid, vqsvae  # noqa: F401
 
 loop.SAVE_EVERY = 2
+
+
+def starved(n):
+    """Let this process have n more files open than it has now."""
+    highest = os.dup(0)  # all below it are in use, or nearly
+    os.close(highest)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (highest + n, 4096))
+
+
+def out_of_memory(n):
+    """Make backpropagation number n end as it does where the GPU's memory is full."""
+    original, calls = torch.Tensor.backward, 0
+
+    def backward(*args, **options):
+        nonlocal calls
+        calls += 1
+        if calls == n:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.\nMore lines.")
+        return original(*args, **options)
+
+    torch.Tensor.backward = backward
 
 
 def deadly(name, moment, n):
@@ -44,8 +67,13 @@ def run(request):
     log = os.open(request["log"], os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
     os.dup2(log, 1)
     os.dup2(log, 2)
-    if request["die"]:
-        deadly(*request["die"])
+    match request["die"]:
+        case ["handles", _, n]:
+            starved(n)
+        case ["memory", _, n]:
+            out_of_memory(n)
+        case [call, moment, n]:
+            deadly(call, moment, n)
     status = 70
     try:
         sys.argv = ["spiking-diffusion", *request["argv"]]

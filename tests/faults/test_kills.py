@@ -30,7 +30,7 @@ def test_killed_at_random_moments(project, stage, killed):
         time.sleep(draw.uniform(0.02, longest))
         os.killpg(process, number)  # not waited for yet: the id is no other's
         status = project.launcher.wait()
-        said = (project.root / "log").read_text()
+        said = project.launcher.log.read_text()
         if status == 0:  # it had ended
             project.assert_as_undisturbed()
             project.undo(stage)
