@@ -155,9 +155,9 @@ def build_parser() -> argparse.ArgumentParser:
 def main(argv: list[str] | None = None) -> int:
     """Run a command; the exit code is 0, 1 where ``verify`` or ``prune`` found something, or 2 after one sentence
     on stderr about what the user can mend."""
-    args = build_parser().parse_args(argv)
-    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     try:
+        args = build_parser().parse_args(argv)
+        logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
         return _run(args)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)

@@ -36,6 +36,8 @@ def test_killed_at_random_moments(project, stage, killed):
             project.undo(stage)
             longest *= 0.8
             continue
+        if status == 70:  # interrupted before the command itself had begun
+            continue
         assert status == EXIT[number], said
         assert "Traceback" not in said
         if number == signal.SIGINT:

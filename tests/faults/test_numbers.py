@@ -1,0 +1,87 @@
+"""Numbers go bad, memory is full, or the processor is an old one: what training says and does."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+import yaml
+
+from spiking_diffusion.config import load_params
+from spiking_diffusion.pipeline import wants_gpu
+
+
+def edit(project, **train):
+    path = project.root / "params.yaml"
+    params = yaml.safe_load(path.read_text())
+    for model in ("vqsvae", "sdid", "fsvae"):
+        params["recipes"]["quick"][model]["train"] |= train
+    params["classifier"] |= {key: value for key, value in train.items() if key == "lr"}
+    path.write_text(yaml.safe_dump(params, sort_keys=False))
+
+
+@pytest.mark.parametrize(("stage", "lr"), [("vqsvae", 1e30), ("sdid", 1e30), ("fsvae", 1e30), ("classifier", 1e30)])
+def test_a_rate_far_too_high(project, stage, lr):
+    """A real divergence. Fails if the check before the update is taken out: weights of NaN would be written."""
+    before = project.results()
+    edit(project, lr=lr)
+    status, said = project.command(stage)
+    assert status == 2 and "Traceback" not in said, said
+    last = said.splitlines()[-1]
+    for fragment in ("error: ", "step", "the loss is", "its gradient", "lr 1e+30", "lower"):
+        assert fragment in last
+    if stage != "classifier":
+        assert "last good loss" in last and stage in last
+        assert not [path for path in project.work(stage).glob("*.pt") if b"nan" in path.read_bytes()[:0]]
+    assert project.results() == before
+
+
+def test_nothing_but_downloads_is_tried_again():
+    """A training that diverged would diverge again: `retries` stands in one rule alone, and in no default."""
+    from pathlib import Path
+
+    root = Path(__file__).parents[2]
+    rules = {path.name: path.read_text().count("retries:") for path in (root / "workflow/rules").glob("*.smk")}
+    assert {name for name, n in rules.items() if n} == {"data.smk"} and rules["data.smk"] == 1
+    assert "retries" not in yaml.safe_load((root / "profiles/default/config.yaml").read_text())
+
+
+def test_gpu_memory_full(project):
+    """The exception that CUDA's allocator raises, in the middle of training: a sentence that names the key."""
+    project.undo("sdid")
+    status, said = project.command("sdid", ["memory", "", 3])
+    assert status == 2 and "Traceback" not in said, said
+    assert "CUDA out of memory. Tried to allocate 2.00 GiB." in said
+    assert said.splitlines()[-1].startswith("error: the GPU's memory is full")
+    assert "lower sdid.train.batch_size in params.yaml, or pass --device cpu" in said
+    status, said = project.command("sdid")
+    assert status == 0, said
+    project.assert_as_undisturbed()
+
+
+def command(project, *args, **environment):
+    return subprocess.run(
+        [sys.executable, "-m", "spiking_diffusion.cli", *args],
+        cwd=project.root,
+        env=os.environ | environment,
+        capture_output=True,
+        text=True,
+    )
+
+
+def test_cuda_without_a_gpu(project):
+    done = command(project, "train", "vqsvae", "--run", "digits", "--device", "cuda", CUDA_VISIBLE_DEVICES="")
+    assert done.returncode == 2
+    assert done.stderr.splitlines()[-1].startswith(
+        "error: device is 'cuda' but PyTorch finds no CUDA device: set device"
+    )
+    assert not wants_gpu(load_params(project.root / "params.yaml"))
+
+
+def test_processor_without_avx512(project):
+    """Trains all the same, and says what would be faster there."""
+    project.undo("vqsvae")
+    edit(project, precision="bfloat16")
+    done = command(project, "train", "vqsvae", "--run", "digits", ATEN_CPU_CAPABILITY="default")
+    assert done.returncode == 0, done.stderr
+    assert "this processor multiplies bfloat16 slowly: precision: float32 is faster here" in done.stderr
