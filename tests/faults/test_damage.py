@@ -1,5 +1,6 @@
 """Files that are damaged, foreign or malicious are seen for what they are, by the real commands."""
 
+import hashlib
 import io
 import pickle
 import shutil
@@ -53,8 +54,6 @@ def poison(path):
 
 def poison_well(path):
     """With torch's own format and a checksum that fits."""
-    import hashlib
-
     file = io.BytesIO()
     torch.save({"identity": Canary(path.with_suffix(".canary"))}, file)
     path.write_bytes(hashlib.sha256(file.getvalue()).hexdigest().encode() + b"\n" + file.getvalue())

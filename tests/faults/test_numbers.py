@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import yaml
@@ -28,18 +29,15 @@ def test_a_rate_far_too_high(project, stage, lr):
     status, said = project.command(stage)
     assert status == 2 and "Traceback" not in said, said
     last = said.splitlines()[-1]
-    for fragment in ("error: ", "step", "the loss is", "its gradient", "lr 1e+30", "lower"):
+    for fragment in ("error: ", "step", "the loss is", "its gradient", "(lr ", "lower"):
         assert fragment in last
     if stage != "classifier":
         assert "last good loss" in last and stage in last
-        assert not [path for path in project.work(stage).glob("*.pt") if b"nan" in path.read_bytes()[:0]]
     assert project.results() == before
 
 
 def test_nothing_but_downloads_is_tried_again():
     """A training that diverged would diverge again: `retries` stands in one rule alone, and in no default."""
-    from pathlib import Path
-
     root = Path(__file__).parents[2]
     rules = {path.name: path.read_text().count("retries:") for path in (root / "workflow/rules").glob("*.smk")}
     assert {name for name, n in rules.items() if n} == {"data.smk"} and rules["data.smk"] == 1
