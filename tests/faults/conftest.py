@@ -33,6 +33,7 @@ STAGES = {
         "evaluate --run digits-fsvae",
         ["metrics/digits-fsvae", "reconstructions/digits-fsvae"],
     ),
+    "inspect": ("inspect --run digits", ["traces"]),
     "table": ("table --suite quick", ["tables"]),
     "figure": ("figure --suite quick samples", ["figures/quick-samples"]),
 }
@@ -145,7 +146,7 @@ class Project:
         return files(self.root / "results")
 
     def leftovers(self):
-        return [str(path) for path in self.root.rglob(".*")]
+        return [str(path) for path in self.root.rglob(".*") if ".snakemake" not in path.parts]
 
     def assert_as_undisturbed(self):
         found = self.results()

@@ -12,20 +12,20 @@ from spiking_diffusion.config import load_params
 from spiking_diffusion.pipeline import wants_gpu
 
 
-def edit(project, **train):
+def edit(project, stage, **train):
+    """Change a stage's training, and no other's."""
     path = project.root / "params.yaml"
     params = yaml.safe_load(path.read_text())
-    for model in ("vqsvae", "sdid", "fsvae"):
-        params["recipes"]["quick"][model]["train"] |= train
-    params["classifier"] |= {key: value for key, value in train.items() if key == "lr"}
+    section = params["classifier"] if stage == "classifier" else params["recipes"]["quick"][stage]["train"]
+    section |= train
     path.write_text(yaml.safe_dump(params, sort_keys=False))
 
 
-@pytest.mark.parametrize(("stage", "lr"), [("vqsvae", 1e30), ("sdid", 1e30), ("fsvae", 1e30), ("classifier", 1e30)])
-def test_a_rate_far_too_high(project, stage, lr):
+@pytest.mark.parametrize("stage", ["vqsvae", "sdid", "fsvae", "classifier"])
+def test_a_rate_far_too_high(project, stage):
     """A real divergence. Fails if the check before the update is taken out: weights of NaN would be written."""
     before = project.results()
-    edit(project, lr=lr)
+    edit(project, stage, lr=1e30)
     status, said = project.command(stage)
     assert status == 2 and "Traceback" not in said, said
     last = said.splitlines()[-1]
@@ -79,7 +79,7 @@ def test_cuda_without_a_gpu(project):
 def test_processor_without_avx512(project):
     """Trains all the same, and says what would be faster there."""
     project.undo("vqsvae")
-    edit(project, precision="bfloat16")
+    edit(project, "vqsvae", precision="bfloat16")
     done = command(project, "train", "vqsvae", "--run", "digits", ATEN_CPU_CAPABILITY="default")
     assert done.returncode == 0, done.stderr
     assert "this processor multiplies bfloat16 slowly: precision: float32 is faster here" in done.stderr
