@@ -34,6 +34,7 @@ STAGES = {
         ["metrics/digits-fsvae", "reconstructions/digits-fsvae"],
     ),
     "inspect": ("inspect --run digits", ["traces"]),
+    "energy": ("energy --run digits", ["energy/digits."]),
     "table": ("table --suite quick", ["tables"]),
     "figure": ("figure --suite quick samples", ["figures/quick-samples"]),
 }
