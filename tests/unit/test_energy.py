@@ -65,6 +65,15 @@ def test_two_layers_by_hand(neuron, channels, rate):
     assert sums["firing_rate"] == pytest.approx((rate * 96 + 1 / 3 * 36) / (96 + 36))
 
 
+def test_a_network_without_a_spike_costs_nothing(neuron):
+    decoder, counter = SpikingDecoder(neuron, 3, [2, 4], 1, 0.8).eval(), Counter()
+    with counter.counting(2, decoder=decoder), torch.no_grad():
+        decoder(torch.zeros(5, 2, 3, 2, 2))
+    sums = totals(counter.table())
+    assert (sums["mj"], sums["firing_rate"], sums["ann_ratio"]) == (0, 0, None)
+    assert sums["ann_mj"] > 0
+
+
 def test_batches_add_up(neuron, lively):
     net, images = lively(TwoLayers(neuron)).eval(), torch.rand(6, 1, 4, 4)
     tables = []

@@ -212,7 +212,7 @@ def energy_run(params: Params, run: RunSettings, device: torch.device) -> Path:
     return out
 
 
-def totals(table: pd.DataFrame) -> dict[str, float]:
+def totals(table: pd.DataFrame) -> dict[str, float | None]:
     """Sums over the layers that draw an image, each stage's millijoules, and those of encoding one."""
     encoding = table["stage"].isin(ENCODING)
     drawing, fired = table[~encoding], (table["firing_rate"] * table["neurons"])[~encoding].sum()
@@ -220,7 +220,7 @@ def totals(table: pd.DataFrame) -> dict[str, float]:
     return {
         "firing_rate": float(fired / drawing["neurons"].sum()),
         **sums,
-        "ann_ratio": sums["ann_mj"] / sums["mj"],
+        "ann_ratio": sums["ann_mj"] / sums["mj"] if sums["mj"] else None,  # FSVAE may be silent
         **{f"{stage}_mj": float(part["mj"].sum()) for stage, part in table.groupby("stage")},
         "encoding_mj": float(table["mj"][encoding].sum()),
         "encoding_ann_mj": float(table["ann_mj"][encoding].sum()),
