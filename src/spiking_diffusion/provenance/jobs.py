@@ -14,6 +14,7 @@ from spiking_diffusion.artifacts import canonical_json
 from spiking_diffusion.config import Params
 from spiking_diffusion.errors import UserError
 from spiking_diffusion.projection import dvc_stages
+from spiking_diffusion.reporting import layout
 from spiking_diffusion.reporting.layout import energy_table_path
 
 SETTINGS = ".settings.json"
@@ -55,25 +56,14 @@ def _split(kind: str, name: str, paths: list[Path]) -> list[Job]:
     every = [path for path in paths if path.name.endswith(SETTINGS)]
     if kind != "suite":
         return [Job(kind, name, every[0], tuple(path for path in paths if path not in every))]
-    return [
-        Job(
-            _stage_of(name, settings),
-            name,
-            settings,
-            tuple(
-                path
-                for path in paths
-                if path != settings and str(path).startswith(str(settings).removesuffix(SETTINGS) + ".")
-            ),
-        )
-        for settings in every
-    ]
-
-
-def _stage_of(suite: str, settings: Path) -> str:
-    if settings == artifacts.settings_path(energy_table_path(suite)):
-        return "energy_table"
-    return "table" if settings.parent.name == "tables" else "figure"
+    tables = {layout.table_path(name): "table", layout.energy_table_path(name): "energy_table"}
+    stages = {artifacts.settings_path(path): stage for path, stage in tables.items()}
+    found = []
+    for settings in every:
+        stem = str(settings).removesuffix(SETTINGS) + "."
+        outputs = tuple(path for path in paths if path != settings and str(path).startswith(stem))
+        found.append(Job(stages.get(settings, "figure"), name, settings, outputs))
+    return found
 
 
 def claim(job: Job) -> dict[str, Any] | None:

@@ -19,8 +19,10 @@ def orphans(params: Params) -> list[Path]:
             names[Path(*path.parts[:2])].add(_name(path.parts[2]))
     # a dataset and a run can have one name, so each rule has its own; those of rules that are gone are left alone
     for job in jobs(params):
+        of_suite = job.stage in ("figure", "table", "energy_table")
         for folder in ("logs", "benchmarks"):
-            names[Path(folder, job.stage)].add(_name(job.settings.name) if job.stage == "figure" else job.name)
+            rule = Path(folder, "table" if job.stage == "energy_table" else job.stage)
+            names[rule].add(_name(job.settings.name) if of_suite else job.name)
     found = [
         entry
         for folder, allowed in names.items()
