@@ -15,7 +15,6 @@ from spiking_diffusion.config import Params
 from spiking_diffusion.errors import UserError
 from spiking_diffusion.projection import dvc_stages
 from spiking_diffusion.reporting import layout
-from spiking_diffusion.reporting.layout import energy_table_path
 
 SETTINGS = ".settings.json"
 UNKNOWN = canonical_json({"origin": "unknown"})
