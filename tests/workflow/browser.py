@@ -7,6 +7,7 @@ import json
 import os
 import select
 import subprocess
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,16 @@ FLAGS = [
 ]
 
 
+# the pipe's ends have to be number 3 and 4, and a plain shell cannot redirect from a number of two digits
+AS_3_AND_4 = """
+import fcntl, os, sys
+ends = [fcntl.fcntl(int(end), fcntl.F_DUPFD, 10) for end in sys.argv[1:3]]
+for number, end in enumerate(ends, 3):
+    os.dup2(end, number)
+os.execvp(sys.argv[3], sys.argv[3:])
+"""
+
+
 class Browser:
     """One page, without a network: names resolve to nothing, and every request is noted in ``requests``.
 
@@ -36,9 +47,8 @@ class Browser:
         into, self._write = os.pipe()
         self._read, out = os.pipe()
         where = [f"--user-data-dir={folder}", "--host-resolver-rules=MAP * ~NOTFOUND"]
-        # the pipe's ends have to be number 3 and 4
-        shell = ["sh", "-c", f'exec "$@" 3<&{into} 4>&{out}', "sh", executable, *FLAGS, *where, "about:blank"]
-        self._process = subprocess.Popen(shell, pass_fds=(into, out), stderr=subprocess.DEVNULL)
+        start = [sys.executable, "-c", AS_3_AND_4, str(into), str(out), executable, *FLAGS, *where, "about:blank"]
+        self._process = subprocess.Popen(start, pass_fds=(into, out), stderr=subprocess.DEVNULL)
         os.close(into)
         os.close(out)
         self._patience, self._number, self._buffer = patience, 0, b""
