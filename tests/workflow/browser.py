@@ -101,13 +101,22 @@ class Browser:
             assert time.monotonic() < until, f"waited in vain for {script}"
             time.sleep(0.1)
 
-    def frame(self) -> int:
-        """A context in the page's first frame, for ``evaluate``."""
+    def wait_in_frame(self, script: str) -> int:
+        """Until ``script`` is true in the page's first frame; a context in it, for ``evaluate``.
+
+        A frame is replaced while it loads, and its contexts with it: each look takes a new one.
+        """
         until = time.monotonic() + self._patience
-        while not (frames := self.call("Page.getFrameTree")["frameTree"].get("childFrames")):
-            assert time.monotonic() < until, "no frame came"
+        while True:
+            try:
+                frames = self.call("Page.getFrameTree")["frameTree"].get("childFrames", [])
+                context = self.call("Page.createIsolatedWorld", frameId=frames[0]["frame"]["id"])["executionContextId"]
+                if self.evaluate(script, context):
+                    return int(context)
+            except (AssertionError, IndexError):
+                pass
+            assert time.monotonic() < until, f"waited in vain for {script} in a frame"
             time.sleep(0.1)
-        return self.call("Page.createIsolatedWorld", frameId=frames[0]["frame"]["id"])["executionContextId"]
 
     def screenshot(self, path: Path) -> None:
         path.write_bytes(base64.b64decode(self.call("Page.captureScreenshot")["data"]))

@@ -154,17 +154,17 @@ def test_report_in_a_browser(report: Path, finished: Any, tmp_path: Path) -> Non
 
         pages = {Path(path).stem: path for path, kind in results.items() if kind == "text/html"}
         assert pages.keys() == {"table", "animation", "settings", "provenance"}
-        text, content = {}, {}
+        there = {
+            "table": "document.querySelector('table') !== null",
+            "animation": "document.images.length > 0 && document.images[0].naturalWidth > 100",
+            "settings": "document.body.innerText.includes('sdid.train.lr')",
+            "provenance": "document.body.innerText.includes('requirements.lock')",
+        }
+        text = {}
         for kind, path in pages.items():
             show(page, path, "html")
-            frame = page.frame()
-            page.wait("document.querySelector('iframe') !== null")
-            ready = "new Promise(done => document.readyState === 'complete' ? done(1) : addEventListener('load', done))"
-            page.evaluate(f"{ready}.then(() => 1)", frame)
-            content[kind] = frame
+            frame = page.wait_in_frame(f"document.readyState === 'complete' && {there[kind]}")
             text[kind] = page.evaluate("document.body.innerText", frame)
-            if kind == "animation":
-                assert page.evaluate("document.images[0].naturalWidth", frame) > 100
             page.screenshot(tmp_path / f"{kind}.png")
         table = pd.read_csv(finished.root / "results/tables/quick.csv")
         for fid in table["classifier_fid"]:
