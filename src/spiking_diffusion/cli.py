@@ -11,6 +11,7 @@ import logging
 import os
 import subprocess
 import sys
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -155,6 +156,8 @@ def build_parser() -> argparse.ArgumentParser:
 def main(argv: list[str] | None = None) -> int:
     """Run a command; the exit code is 0, 1 where ``verify`` or ``prune`` found something, or 2 after one sentence
     on stderr about what the user can mend."""
+    before = threading.excepthook
+    threading.excepthook = lambda _: None  # an error of TensorBoard's thread comes out of the next call as well
     try:
         args = build_parser().parse_args(argv)
         logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
@@ -168,8 +171,10 @@ def main(argv: list[str] | None = None) -> int:
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except OSError as error:
-        print(f"error: {error}: mend that and run the same command again", file=sys.stderr)
+        print(f"error: cannot go on ({error}): mend that and run the same command again", file=sys.stderr)
         return 2
+    finally:
+        threading.excepthook = before
     return 0
 
 

@@ -130,11 +130,14 @@ class Project:
         """Run a stage; its exit code and what it said."""
         return self.launcher.run(self.root, STAGES[stage][0], die)
 
+    def made_by(self, stage):
+        """Names of the stage's outputs."""
+        return [name for name in self.results() if name.startswith(tuple(STAGES[stage][1]))]
+
     def undo(self, stage):
         """Remove what a stage made, checkpoints too."""
-        for name in self.results():
-            if name.startswith(tuple(STAGES[stage][1])):
-                (self.root / "results" / name).unlink()
+        for name in self.made_by(stage):
+            (self.root / "results" / name).unlink()
         if stage in ("vqsvae", "sdid", "fsvae"):
             shutil.rmtree(self.work(stage))
 

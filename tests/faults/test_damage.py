@@ -63,7 +63,7 @@ def poison_well(path):
 def test_damaged_checkpoints(project, damage):
     """The one before is used, with a word of warning; where both are damaged, training stops until they are deleted.
 
-    Fails if the checksum is not looked at (flip), or if checkpoints are unpickled (poison).
+    Seen to fail without the checksum (flip), with unpickling (poison_well), and where training begins anew unasked.
     """
     newest, older = sorted(project.work("sdid").glob("*.pt"), reverse=True)
     damage(newest)
@@ -83,7 +83,7 @@ def test_damaged_checkpoints(project, damage):
 
 
 def test_checkpoints_of_other_settings_are_not_gone_on_from(project):
-    """Fails if the identity in them is not compared."""
+    """Seen to fail where the identity in them is not compared."""
     edit(project, "vqsvae", "beta", 0.5)
     status, said = project.command("vqsvae")
     assert status == 0 and "made with other settings, data or code" in said and "going on" not in said
@@ -124,7 +124,7 @@ TOKENS, SAMPLES = "tokens/digits.npz", "samples/digits.npz"
     ids=["settings", "another VQ-SVAE", "out of range", "shape", "int64", "float", "codebook"],
 )
 def test_tokens_that_do_not_belong(project, stage, arrays, clue):
-    """Each fails if its check in load_tokens or tokens_of is taken out."""
+    """Seen to fail without check_stamp, and without what tokens_of checks."""
     change(project, TOKENS, **arrays)
     assert_refused(project, stage, "results/tokens/digits.npz", clue)
 
@@ -140,13 +140,13 @@ def test_tokens_that_do_not_belong(project, stage, arrays, clue):
     ids=["settings", "another model", "shape", "type"],
 )
 def test_samples_that_do_not_belong(project, arrays, clue):
-    """Each fails if its check in load_samples is taken out."""
+    """Seen to fail without check_stamp."""
     change(project, SAMPLES, **arrays)
     assert_refused(project, "evaluate", "results/samples/digits.npz", clue)
 
 
 def test_samples_of_other_settings(project):
-    """As when a temperature was changed and Snakemake went unasked."""
+    """As when a setting was changed and Snakemake went unasked. Seen to fail without check_stamp."""
     edit(project, "sample", "n", 41)
     assert_refused(project, "evaluate", "results/samples/digits.npz was made with other settings", "make it again")
     status, said = project.command("sample")
@@ -155,7 +155,7 @@ def test_samples_of_other_settings(project):
 
 
 def test_sdid_of_another_vqsvae(project):
-    """Fails if the hash in SDID's weights is not compared."""
+    """Seen to fail where the hash in SDID's weights is not compared."""
     edit(project, "vqsvae", "beta", 0.5)
     assert project.command("vqsvae")[0] == 0
     assert_refused(project, "sample", "sdid.safetensors was trained on tokens of another VQ-SVAE")
@@ -181,7 +181,7 @@ def test_sdid_of_another_vqsvae(project):
     ],
 )
 def test_pickles_in_place_of_a_file_run_nothing(project, name, stage):
-    """Fails for the arrays if numpy is allowed to unpickle."""
+    """Seen to fail for the arrays where numpy may unpickle."""
     path, canary = project.root / "results" / name, project.root / "canary"
     file = io.BytesIO()
     if path.suffix == ".npz":

@@ -18,7 +18,7 @@ EXIT = {signal.SIGKILL: -signal.SIGKILL, signal.SIGTERM: -signal.SIGTERM, signal
 def test_killed_at_random_moments(project, stage, killed):
     """Each process goes on from where the one before was killed; one that ends is compared, and all begins anew.
 
-    Fails if a checkpoint lacks the optimiser, or if files are written in place.
+    Seen to fail for a training without the state of the optimiser.
     """
     draw = random.Random(stage)
     project.undo(stage)
@@ -53,7 +53,7 @@ def test_killed_at_random_moments(project, stage, killed):
 def test_killed_at_a_rename(project, stage_renaming, moment, killed):
     """At every rename of the stage, or every fifth: of checkpoints, weights, histories and settings.
 
-    Fails if temporary files are not cleared up, and if the settings are written before what they speak of.
+    Seen to fail where temporary files of the killed are not cleared up.
     """
     stage = stage_renaming
     project.undo(stage)

@@ -23,7 +23,7 @@ def edit(project, stage, **train):
 
 @pytest.mark.parametrize("stage", ["vqsvae", "sdid", "fsvae", "classifier"])
 def test_a_rate_far_too_high(project, stage):
-    """A real divergence. Fails if the check before the update is taken out: weights of NaN would be written."""
+    """A real divergence. Seen to fail without the check before the update: weights of NaN are written."""
     before = project.results()
     edit(project, stage, lr=1e30)
     status, said = project.command(stage)
@@ -37,7 +37,10 @@ def test_a_rate_far_too_high(project, stage):
 
 
 def test_nothing_but_downloads_is_tried_again():
-    """A training that diverged would diverge again: `retries` stands in one rule alone, and in no default."""
+    """A training that diverged would diverge again: `retries` stands in one rule alone, and in no default.
+
+    Seen to fail with `retries: 1` in the profile.
+    """
     root = Path(__file__).parents[2]
     rules = {path.name: path.read_text().count("retries:") for path in (root / "workflow/rules").glob("*.smk")}
     assert {name for name, n in rules.items() if n} == {"data.smk"} and rules["data.smk"] == 1
@@ -45,7 +48,10 @@ def test_nothing_but_downloads_is_tried_again():
 
 
 def test_gpu_memory_full(project):
-    """The exception that CUDA's allocator raises, in the middle of training: a sentence that names the key."""
+    """The exception that CUDA's allocator raises, in the middle of training: a sentence that names the key.
+
+    Seen to fail where the command line does not catch it.
+    """
     project.undo("sdid")
     status, said = project.command("sdid", ["memory", "", 3])
     assert status == 2 and "Traceback" not in said, said
@@ -68,6 +74,7 @@ def command(project, *args, **environment):
 
 
 def test_cuda_without_a_gpu(project):
+    """Seen to fail without the check of pick_device."""
     done = command(project, "train", "vqsvae", "--run", "digits", "--device", "cuda", CUDA_VISIBLE_DEVICES="")
     assert done.returncode == 2
     assert done.stderr.splitlines()[-1].startswith(
@@ -77,7 +84,7 @@ def test_cuda_without_a_gpu(project):
 
 
 def test_processor_without_avx512(project):
-    """Trains all the same, and says what would be faster there."""
+    """Trains all the same, and says what would be faster there. Seen to fail without the warning."""
     project.undo("vqsvae")
     edit(project, "vqsvae", precision="bfloat16")
     done = command(project, "train", "vqsvae", "--run", "digits", ATEN_CPU_CAPABILITY="default")

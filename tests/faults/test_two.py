@@ -67,7 +67,7 @@ def stopped_in_the_middle(project, start):
 
 
 def test_the_second_waits_and_trains_nothing(project, start):
-    """Fails without the lock: both train, and each removes the other's temporary files."""
+    """Seen to fail without the lock: both train."""
     first = stopped_in_the_middle(project, start)
     second = start(*SDID)
     line = second.stdout.readline()
@@ -81,7 +81,7 @@ def test_the_second_waits_and_trains_nothing(project, start):
 
 
 def test_a_lock_dies_with_its_holder(project, start):
-    """The second goes on from the checkpoint of the first, which was killed."""
+    """The second goes on from the checkpoint of the first, which was killed. Seen to fail without the lock."""
     first = stopped_in_the_middle(project, start)
     second = start(*SDID)
     assert "waiting" in second.stdout.readline()
@@ -105,7 +105,7 @@ def workflow(project, start):
 def test_three_snakemakes(workflow, start):
     """One ends early, having had little to do; the others still take turns. The last is as DVC calls it.
 
-    Fails with Snakemake's own lock, which refuses the second; without any, outputs vanish under the first.
+    Seen to fail without the Snakefile's lock.
     """
     for stage in ("classifier", "table"):
         workflow.undo(stage)
@@ -120,7 +120,7 @@ def test_three_snakemakes(workflow, start):
 
 
 def test_snakemake_killed_and_called_again(workflow, start):
-    """No `--unlock` is asked for. Fails if the profile leaves Snakemake's own lock on."""
+    """No `--unlock` is asked for. Seen to fail where the profile leaves Snakemake's own lock on."""
     workflow.undo("classifier")
     snakemake = ("snakemake", "--cores", "1", "--", "results/classifiers/digits.safetensors")
     first = start(*snakemake)
