@@ -164,6 +164,13 @@ def test_mirror_that_is_not_there_is_passed_over(faulty, monkeypatch, mirror):
     assert get(remote(faulty.url("/good"))).read_bytes() == GOOD
 
 
+def test_what_a_killed_fetch_left_half_written_is_removed(faulty):
+    CACHE.mkdir()
+    (CACHE / ".file.gz.source.abc123").write_text("http://half")
+    get(remote(faulty.url("/good")))
+    assert sorted(p.name for p in CACHE.iterdir()) == ["file.gz", "file.gz.source"]
+
+
 def test_dead_link_is_named_once_with_its_cause():
     """requests wraps the cause in two exceptions that each name the URL again."""
     with pytest.raises(UserError) as error:

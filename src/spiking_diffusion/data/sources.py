@@ -38,6 +38,7 @@ def obtain(dataset: str, file: RemoteFile, cache: Path, timeout: float = 30) -> 
     """
     cached, origin, partial = cache / file.name, cache / f"{file.name}.source", cache / ".partial"
     shutil.rmtree(partial, ignore_errors=True)  # of a download that was killed
+    artifacts.clear_leftovers(origin)
     if cached.is_file() and artifacts.sha256(cached) == file.sha256:
         source = origin.read_text(encoding="utf-8") if origin.is_file() else str(cached)
         return Found(cached, source, file.sha256, verified=True)
