@@ -67,16 +67,8 @@ def test_files_of_unknown_origin_are_refused_until_sync(copy: Any) -> None:
     said = copy.run("spiking-diffusion", "sync").stdout
     assert "results/models/digits/sdid.safetensors: Snakemake will make it again, it is of other settings" in said
     assert copy.results() == before
-    assert copy.planned("quick") == {
-        "sdid",
-        "tune",
-        "sample",
-        "evaluate",
-        "table",
-        "samples_figure",
-        "losses_figure",
-        "quick",
-    }
+    planned = copy.planned("quick")
+    assert planned >= {"sdid", "sample", "evaluate", "table"} and not planned & {"vqsvae", "tokens", "fsvae"}
 
 
 @pytest.mark.parametrize("way", ["checkout", "run-cache"])
