@@ -69,6 +69,17 @@ def test_layer_is_that_of_pytorch_and_spikingjelly(pair):
         torch.testing.assert_close(a, b)
 
 
+def test_outputs_that_nobody_looks_at_are_not_computed(neuron, monkeypatch):
+    """Logits at one position need a part of every map: the rest of it keeps what was in memory."""
+    synapse, empty = layers.conv(neuron, 6, 20, 3).synapse, torch.empty
+    spikes, where = (torch.rand(4, 3, 6, 7, 7) < 0.3).float(), torch.rand(3, 7, 7) < 0.2
+    monkeypatch.setattr(torch, "empty", lambda *shape, **kind: empty(*shape, **kind).fill_(9))
+    out = events.apply_synapse(spikes.flatten(0, 1), synapse, where=where).view(4, 3, 20, 7, 7).movedim(2, -1)
+    assert (out[:, ~where] == 9).all()
+    expected = synapse(spikes.flatten(0, 1)).view(4, 3, 20, 7, 7).movedim(2, -1)
+    torch.testing.assert_close(out[:, where], expected[:, where])
+
+
 def test_evaluation_mode(pair, lively):
     layer, plain, spikes = pair
     layer.norm.running_var.uniform_(0.05, 0.2)

@@ -14,7 +14,9 @@ from spiking_diffusion.vqsvae import VQSVAE
 @pytest.mark.parametrize("steps", [12, 3])
 def test_trajectory_loses_masks_with_t_and_never_changes_a_token(rng, steps):
     diffusion = AbsorbingDiffusion(5, 12)
-    states = trajectory(lambda tokens, t: torch.zeros(len(t), 5, 3, 4), diffusion, (50, 3, 4), 1.0, steps, rng())
+    states = trajectory(
+        lambda tokens, t, where: torch.zeros(int(where.sum()), 5), diffusion, (50, 3, 4), 1.0, steps, rng()
+    )
     masked = states == diffusion.mask
     assert states.shape == (13, 50, 3, 4)
     assert masked[12].all() and not masked[0].any()

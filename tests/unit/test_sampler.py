@@ -15,18 +15,18 @@ EVERY_STEP = [(4, 3), (3, 2), (2, 1), (1, 0)]
 
 
 class TableDenoiser:
-    """Logits (B, K, h, w) looked up by (t, tokens) in a table (steps + 1, (K+1)^n, n, K); remembers its calls."""
+    """Logits (N, K) looked up by (t, tokens) in a table (steps + 1, (K+1)^n, n, K); remembers its calls."""
 
     def __init__(self, table, size):
         self.table = torch.as_tensor(table)
         self.size = size
         self.calls = []
 
-    def __call__(self, tokens, t):
+    def __call__(self, tokens, t, where):
         self.calls.append((tokens.clone(), t.clone()))
         flat = tokens.flatten(1)
         index = (flat * (self.size + 1) ** torch.arange(flat.shape[1])).sum(1)
-        return self.table[t, index].movedim(1, 2).unflatten(2, tokens.shape[1:])
+        return self.table[t, index].unflatten(1, tokens.shape[1:])[where]
 
 
 def index_of(state, base):
@@ -93,7 +93,12 @@ def test_perfect_denoiser_gives_the_data_law(joint, rng):
     table = torch.as_tensor(exact_conditionals(joint, 3, 4))
     denoiser = TableDenoiser(table[None], 3)
     tokens, _ = sample_ancestral(
-        lambda x, t: denoiser(x, torch.zeros_like(t)), AbsorbingDiffusion(3, steps), (n, 2, 2), 1.0, rng(), CPU
+        lambda x, t, where: denoiser(x, torch.zeros_like(t), where),
+        AbsorbingDiffusion(3, steps),
+        (n, 2, 2),
+        1.0,
+        rng(),
+        CPU,
     )
     assert stats.chisquare(counts_of(tokens, 3), joint.flatten() * n).pvalue > 0.01
 
@@ -155,8 +160,8 @@ def test_expected_number_of_calls_for_49_tokens(rng):
     """About 31 of 49 steps reveal something."""
     n, per_sample, diffusion = 400, torch.zeros(400), AbsorbingDiffusion(2, 49)
 
-    def denoiser(x, t):
-        return torch.zeros(len(x), 2, 7, 7)
+    def denoiser(x, t, where):
+        return torch.zeros(int(where.sum()), 2)
 
     sample_ancestral(denoiser, diffusion, (n, 7, 7), 1.0, rng(), CPU, lambda _, t: per_sample.add_(t > 0))
     error = 5 * float(per_sample.std()) / math.sqrt(n)
@@ -204,8 +209,8 @@ def test_small_temperature_takes_the_most_likely_token(rng):
     """At every place of a grid that is not square, whatever the order of revealing."""
     logits = torch.randn(5, 2, 3)
 
-    def denoiser(x, t):
-        return logits.expand(len(x), -1, -1, -1)
+    def denoiser(x, t, where):
+        return logits.expand(len(x), -1, -1, -1).movedim(1, -1)[where]
 
     tokens, _ = sample_ancestral(denoiser, AbsorbingDiffusion(5, 6), (50, 2, 3), 1e-4, rng(), CPU)
     assert torch.equal(tokens, logits.argmax(0).expand(50, -1, -1))
@@ -215,8 +220,8 @@ def test_small_temperature_takes_the_most_likely_token(rng):
 def test_temperature_divides_the_logits(temperature, rng):
     n, logits = 10_000, torch.tensor([0.0, 1.0, -1.0, 0.5])
 
-    def denoiser(x, t):
-        return logits.expand(len(x), 4)[:, :, None, None]
+    def denoiser(x, t, where):
+        return logits.expand(int(where.sum()), 4)
 
     tokens, _ = sample_ancestral(denoiser, AbsorbingDiffusion(4, 1), (n, 1, 1), temperature, rng(), CPU)
     weights = np.exp(logits.double().numpy() / temperature)
@@ -274,8 +279,8 @@ def test_every_one_of_the_steps_reveals_something(steps, rng):
     """49 tokens: S values of t, no matter whether S divides 49, the first of them T_d."""
     seen = set()
 
-    def denoiser(x, t):
-        return torch.zeros(len(x), 2, 7, 7)
+    def denoiser(x, t, where):
+        return torch.zeros(int(where.sum()), 2)
 
     diffusion = AbsorbingDiffusion(2, 49)
     sample_ancestral(denoiser, diffusion, (60, 7, 7), 1.0, rng(), CPU, lambda _, t: seen.update(t.tolist()), steps)

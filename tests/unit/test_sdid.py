@@ -7,7 +7,7 @@ import torch
 
 from spiking_diffusion import config
 from spiking_diffusion.diffusion import SDID
-from spiking_diffusion.snn import SpikingLayer
+from spiking_diffusion.snn import SpikingLayer, use_kernels
 
 SIZE, STEPS, T = 5, 16, 6
 
@@ -71,6 +71,21 @@ def test_same_batch_same_logits(make, batch):
     logits, order = model(tokens, t), torch.tensor([2, 0, 3, 1])
     assert torch.equal(model(tokens, t), logits)
     torch.testing.assert_close(model(tokens[order], t[order]), logits[order])
+
+
+@pytest.mark.parametrize("kernels", [True, False])
+@pytest.mark.parametrize("share", [0.02, 0.3, 1])
+def test_logits_at_some_positions_are_those_of_all(make, kernels, share):
+    """On a grid so wide that hardly a block is computed everywhere; the first sample asks for corners."""
+    model = make().eval()
+    use_kernels(model, kernels)
+    tokens, t = torch.randint(SIZE + 1, (4, 9, 12)), torch.tensor([1, STEPS, 7, 7])
+    where = torch.rand(tokens.shape) < share
+    where[0] = False
+    where[0, [0, -1], [0, -1]] = True
+    logits = model(tokens, t).movedim(1, -1)
+    torch.testing.assert_close(model(tokens, t, where), logits[where], rtol=1e-5, atol=1e-6)
+    assert logits[where].std() > 0.01
 
 
 def test_logits_depend_on_the_step(make, batch):

@@ -1,10 +1,17 @@
-"""``bench``: rates of training steps and of sampling, measured alternately with the plain networks."""
+"""``bench``: rates of training steps and of sampling, measured alternately with the plain networks.
+
+Ours and the plain way run in a process each: ours as the pipeline does, deterministic and in huge pages, the plain
+one with PyTorch's defaults.
+"""
 
 from __future__ import annotations
 
+import multiprocessing
+import os
 import statistics
 import time
 from collections.abc import Callable
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +46,7 @@ def bench(
 ) -> dict[str, Any]:
     """Rates of ours and of the plain way for one recipe at 28x28; the plain way always computes in float32.
 
-    After a warm-up of both, each of ``rounds`` rounds times one step of either; the medians count. Networks start
+    After a warm-up of both, each of ``rounds`` rounds times one step of either; medians count. Networks start
     from fresh weights, whose neurons fire rarely; ``excitation`` is added to the bias of every batch normalisation
     to make them fire more often, and ``firing_rate`` of the result says how often they do.
     """
@@ -59,25 +66,17 @@ def bench(
             "input: embedding and architecture: shared"
         )
     place = pick_device(device)
-    make_deterministic(threads)
     run = params.resolve(next(iter(params.runs))).model_copy(update={"recipe": chosen})
-    make = {"vqsvae": _vqsvae, "sdid": _sdid, "fsvae": _fsvae, "sample": _sample}[what]
-    model, ours, baseline = make(run, batch, place, excitation)
-    set_precision(model, precision)
-    rate = _firing_rate(model, ours)
-    start = time.perf_counter()
-    _timed(ours, place)
-    first = time.perf_counter() - start
-    for step in (ours, baseline):
-        _timed(step, place)
-    seconds: dict[Step, list[float]] = {ours: [], baseline: []}
-    memory: dict[Step, float] = {}
-    for _ in range(rounds):
-        for step, taken in seconds.items():
-            _reset_peak_memory(place)
-            taken.append(_timed(step, place))
-            memory[step] = max(memory.get(step, 0.0), _peak_memory_mib(place))
-    mine, plainly = (statistics.median(taken) for taken in seconds.values())
+    asked = run, what, batch, threads, place, precision, excitation
+    ours, baseline = _Timer(*asked, plainly=False), _Timer(*asked, plainly=True)
+    try:
+        rate, first = ours.about
+        measured = [(ours.time(), baseline.time()) for _ in range(rounds)]
+    finally:
+        ours.stop()
+        baseline.stop()
+    mine, plainly = (statistics.median(pair[at][0] for pair in measured) for at in (0, 1))
+    memory, plain_memory = (max(pair[at][1] for pair in measured) for at in (0, 1))
     return {
         "what": what,
         "recipe": recipe,
@@ -91,10 +90,66 @@ def bench(
         "device": torch.cuda.get_device_name() if place.type == "cuda" else "cpu",
         "threads": threads,
         "dtype": precision,
-        "peak_memory_mib": round(memory[ours]),
-        "baseline_peak_memory_mib": round(memory[baseline]),
+        "peak_memory_mib": round(memory),
+        "baseline_peak_memory_mib": round(plain_memory),
         "torch": torch.__version__,
     }
+
+
+class _Timer:
+    """One of the two ways in a process of its own, warmed up, which takes a step when asked to."""
+
+    def __init__(self, *asked: Any, plainly: bool) -> None:
+        context = multiprocessing.get_context("spawn")
+        self._pipe, other = context.Pipe()
+        self._process = context.Process(target=_serve, args=(other, *asked, plainly), daemon=True)
+        os.environ["THP_MEM_ALLOC_ENABLE"] = "0" if plainly else "1"
+        self._process.start()
+        other.close()
+        self.about: tuple[float, float] = self._pipe.recv()
+        """Spikes per neuron and step, and seconds of the first step."""
+
+    def time(self) -> tuple[float, float]:
+        """Seconds of a step, and the peak of memory in MiB."""
+        self._pipe.send(True)
+        taken: tuple[float, float] = self._pipe.recv()
+        return taken
+
+    def stop(self) -> None:
+        self._pipe.close()
+        self._process.join()
+
+
+def _serve(
+    pipe: Connection,
+    run: RunSettings,
+    what: str,
+    batch: int,
+    threads: int,
+    device: torch.device,
+    precision: Precision,
+    excitation: float,
+    plainly: bool,
+) -> None:
+    torch.set_num_threads(threads)
+    if not plainly:
+        make_deterministic(threads)
+    make = {"vqsvae": _vqsvae, "sdid": _sdid, "fsvae": _fsvae, "sample": _sample}[what]
+    model, ours, baseline = make(run, batch, device, excitation)
+    set_precision(model, precision)
+    step = baseline if plainly else ours
+    start = time.perf_counter()
+    _timed(step, device)
+    first = time.perf_counter() - start
+    rate = 0.0 if plainly else _firing_rate(model, step)
+    pipe.send((rate, first))
+    while True:
+        try:
+            pipe.recv()
+        except EOFError:
+            return
+        _reset_peak_memory(device)
+        pipe.send((_timed(step, device), _peak_memory_mib(device)))
 
 
 def _timed(step: Step, device: torch.device) -> float:
@@ -110,6 +165,9 @@ def _firing_rate(model: nn.Module, step: Step) -> float:
     rates: list[tuple[float, int]] = []
 
     def count(layer: nn.Module, args: Any, options: dict[str, Any], spikes: Tensor) -> None:
+        where = options.get("where")
+        if where is not None:  # elsewhere nothing was computed
+            spikes = spikes.movedim(-3, -1)[..., where, :]
         if options.get("readout") is None:
             rates.append((float(spikes.detach().double().mean()), spikes.numel()))
 

@@ -9,7 +9,8 @@ from torch import Tensor
 
 from spiking_diffusion.diffusion.absorbing import AbsorbingDiffusion
 
-Denoiser = Callable[[Tensor, Tensor], Tensor]
+Denoiser = Callable[[Tensor, Tensor, Tensor], Tensor]
+"""Tokens (B, h, w) in [0, K], steps (B,) and positions (B, h, w) bool -> the logits (N, K) of these N positions."""
 
 
 @torch.no_grad()
@@ -45,9 +46,10 @@ def sample_ancestral(
     while (masked := tokens == diffusion.mask).any():
         t = torch.where(masked, reveal_at, 0).amax(1)  # (B,), 0 where the sample is finished
         active = t.nonzero().squeeze(1)
-        logits = denoiser(tokens[active].view(-1, height, width), t[active])  # (A, K, h, w)
         now = reveal_at[active] == t[active, None]  # (A, h*w)
-        p = (logits.flatten(2).movedim(1, 2)[now] / temperature).softmax(-1)  # (revealed, K)
+        grid = (len(active), height, width)
+        logits = denoiser(tokens[active].view(grid), t[active], now.view(grid))  # (revealed, K)
+        p = (logits / temperature).softmax(-1)
         drawn = torch.multinomial(p, 1, generator=generator).squeeze(1)
         tokens[active] = tokens[active].masked_scatter(now, drawn)
         calls += len(active)

@@ -6,9 +6,11 @@ import itertools
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from spiking_diffusion import config
 from spiking_diffusion.snn import layers, sfr
+from spiking_diffusion.snn.events import reached
 
 
 class SDID(nn.Module):
@@ -32,18 +34,26 @@ class SDID(nn.Module):
         self.rest = nn.ModuleList(rest)
         self.out = nn.Conv2d(channels[1] + channels[-1], size, 3, padding=1)
 
-    def forward(self, tokens: Tensor, t: Tensor) -> Tensor:
-        """Tokens (B, h, w) in [0, K] and steps t (B,) in 1..T_d -> logits (B, K, h, w)."""
+    def forward(self, tokens: Tensor, t: Tensor, where: Tensor | None = None) -> Tensor:
+        """Tokens (B, h, w) in [0, K] and steps t (B,) in 1..T_d -> logits (B, K, h, w).
+
+        With ``where`` (B, h, w) bool, in evaluation mode, the logits of these N positions alone, (N, K), row by row:
+        every block is then computed only where they depend on it.
+        """
         if self.settings.input == "raw":
             current = torch.stack([tokens, t[:, None, None].expand_as(tokens)], dim=1).float()
         else:
             current = (self.token_embedding(tokens) + self.step_embedding(t)[:, None, None]).movedim(-1, 1)
+        field = [where]  # what each block, the last one first, is asked for
+        for _ in self.rest:
+            field.append(None if field[-1] is None else reached(field[-1], 3))
         x = first = self.first(current, steps=self.settings.T)
-        last = sfr(first)
+        mean = first.new_full((self.settings.T,), 1 / self.settings.T)
         for i, block in enumerate(self.rest, 1):
-            if i < len(self.rest):
-                x = block(x)
-            else:
-                last = block(x, readout=first.new_full((self.settings.T,), 1 / self.settings.T))
+            x = block(x, where=field[-i], readout=mean if i == len(self.rest) else None)
         # the last map is linear: the mean over time comes first, the map is applied once
-        return self.out(torch.cat([sfr(first), last], dim=1))
+        rates = torch.cat([sfr(first), x if self.rest else sfr(first)], dim=1)
+        if where is None:
+            return self.out(rates)
+        around = F.pad(rates, (1, 1, 1, 1)).unfold(2, 3, 1).unfold(3, 3, 1).movedim(1, 3)[where]  # (N, C, 3, 3)
+        return F.linear(around.flatten(1), self.out.weight.flatten(1), self.out.bias)

@@ -32,6 +32,8 @@ class _Synapse(ctypes.Structure):
         *((name, ctypes.c_int64) for name in ("images", "positions_in", "positions_out")),
         *((name, ctypes.c_int64) for name in ("channels_in", "channels_out", "elements")),
         *((name, ctypes.c_void_p) for name in ("start", "source", "element")),
+        ("batch", ctypes.c_int64),
+        ("wanted", ctypes.c_void_p),
     )
 
 
@@ -41,13 +43,15 @@ class _Neurons(ctypes.Structure):
         *((name, ctypes.c_float) for name in ("tau", "threshold", "reset", "alpha")),
         ("detach_reset", ctypes.c_int64),
         ("readout", ctypes.c_void_p),
+        ("wanted", ctypes.c_void_p),
     )
 
 
 def _call(function: str, *args: Any) -> None:
-    """Call a kernel; tensors become pointers, integers 64 bits, and the number of threads comes last."""
+    """Call a kernel; tensors become pointers, None the null pointer, integers 64 bits; threads come last."""
     converted = [
-        ctypes.c_void_p(a.data_ptr()) if isinstance(a, Tensor)
+        a if a is None
+        else ctypes.c_void_p(a.data_ptr()) if isinstance(a, Tensor)
         else ctypes.byref(a) if isinstance(a, ctypes.Structure)
         else ctypes.c_int64(a)
         for a in args
@@ -113,45 +117,54 @@ def supports(synapse: nn.Module) -> bool:
     )
 
 
+def _lanes(channels: int, size: int) -> int:
+    """How many vectors of output channels go together, of 4, 2 or 1: no more than there are of the channels, and so
+    few that their ``size`` weights stay near the processor."""
+    lanes = 4
+    while lanes > 1 and (lanes * LANES > channels or lanes * LANES * size * 4 > CACHE):
+        lanes //= 2
+    return lanes
+
+
 class _ApplySynapse(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, spikes: Tensor, weight: Tensor, synapse: Convolution, precision: str) -> Tensor:
+    def forward(
+        ctx: Any, spikes: Tensor, weight: Tensor, synapse: Convolution, precision: str, where: Tensor | None
+    ) -> Tensor:
         transposed = isinstance(synapse, nn.ConvTranspose2d)
         images, channels_in, height, width = spikes.shape
         kernel, stride, padding = synapse.kernel_size[0], synapse.stride[0], synapse.padding[0]
         extra = synapse.output_padding[0] if transposed else 0
-        where = geometry(height, width, kernel, stride, int(padding), extra, transposed)
+        table = geometry(height, width, kernel, stride, int(padding), extra, transposed)
 
-        rows, threads = channels_last(spikes.detach()), torch.get_num_threads()
+        rows = channels_last(spikes.detach())
         counts = torch.empty(images * height * width, dtype=torch.int64)
-        _call("count_spikes", rows, len(counts), channels_in, counts)
+        batch, reads = (images, None) if where is None else (len(where), reached(where, kernel))
+        _call("count_spikes", rows, len(counts), channels_in, batch * height * width, reads, counts)
         start = F.pad(counts.cumsum(0), (1, 0))
         channel = torch.empty(int(start[-1]), dtype=torch.uint16)
         _call("list_spikes", rows, len(counts), channels_in, start, channel)
 
         weights = weight.detach().movedim((0, 1), (2, 3) if transposed else (3, 2)).flatten(0, 1)  # (element, in, out)
         channels_out = weights.shape[2]
-        lanes = 4
-        while lanes > 1 and (
-            lanes * LANES * weights.shape[0] * channels_in * 4 > CACHE or lanes * LANES * threads > channels_out
-        ):
-            lanes //= 2
+        lanes = _lanes(channels_out, weights.shape[0] * channels_in)
         block = lanes * LANES
         blocked = F.pad(weights, (0, -channels_out % block)).unflatten(2, (-1, block)).movedim(2, 0).contiguous()
         shape = _Synapse(
-            images, height * width, where.shape[0] * where.shape[1], channels_in, channels_out, weights.shape[0],
-            where.start.data_ptr(), where.source.data_ptr(), where.element.data_ptr(),
+            images, height * width, table.shape[0] * table.shape[1], channels_in, channels_out, weights.shape[0],
+            table.start.data_ptr(), table.source.data_ptr(), table.element.data_ptr(),
+            batch, where.data_ptr() if where is not None else None,
         )  # fmt: skip
-        out = torch.empty(images, *where.shape, channels_out)
+        out = torch.empty(images, *table.shape, channels_out)
         _call("synapse_apply", _Events(channel.data_ptr(), start.data_ptr()), shape, lanes, blocked, out)
         ctx.save_for_backward(channel, start, weight)
-        ctx.shape, ctx.lanes, ctx.blocked, ctx.kernel = shape, lanes, blocked.shape, kernel
+        ctx.shape, ctx.kernel = shape, kernel
         ctx.stride, ctx.padding, ctx.transposed, ctx.precision = stride, int(padding), transposed, precision
         ctx.extra = [(n + 2 * int(padding) - kernel) % stride for n in (height, width)]
         return out.movedim(-1, 1)
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, Tensor | None, None, None, None]:
         channel, start, weight = ctx.saved_tensors
         rows = channels_last(grads[0])
         grad_input = grad_weight = None
@@ -163,20 +176,32 @@ class _ApplySynapse(torch.autograd.Function):
             else:
                 grad_input = F.conv_transpose2d(grad, w, None, ctx.stride, ctx.padding, ctx.extra).float()
         if ctx.needs_input_grad[1]:
-            found = torch.zeros(ctx.blocked)  # (block, element, in, lanes)
+            shape, threads = ctx.shape, torch.get_num_threads()
+            size = shape.elements * shape.channels_in
+            lanes = _lanes(shape.channels_out // threads, size)  # a thread has the weights of its own channels
+            blocks = -(-shape.channels_out // (lanes * LANES))
+            found = torch.zeros(blocks, shape.elements, shape.channels_in, lanes * LANES)
             events = _Events(channel.data_ptr(), start.data_ptr())
-            _call("synapse_weight_gradient", events, ctx.shape, ctx.lanes, rows, found)
-            found = found.movedim(0, 2).flatten(2)[:, :, : ctx.shape.channels_out].unflatten(0, (ctx.kernel, -1))
+            _call("synapse_weight_gradient", events, shape, lanes, rows, found)
+            found = found.movedim(0, 2).flatten(2)[:, :, : shape.channels_out].unflatten(0, (ctx.kernel, -1))
             grad_weight = found.movedim((2, 3), (0, 1) if ctx.transposed else (1, 0)).contiguous()
-        return grad_input, grad_weight, None, None
+        return grad_input, grad_weight, None, None, None
 
 
-def apply_synapse(spikes: Tensor, synapse: Convolution, precision: str = "float32") -> Tensor:
+def reached(where: Tensor, kernel: int) -> Tensor:
+    """Positions (B, H, W) that a convolution of stride 1 reads for the outputs ``where`` (B, H, W), both bool."""
+    return F.max_pool2d(where.float(), kernel, 1, kernel // 2).bool()
+
+
+def apply_synapse(
+    spikes: Tensor, synapse: Convolution, precision: str = "float32", where: Tensor | None = None
+) -> Tensor:
     """``synapse(spikes)`` for spikes (N, C_in, H, W) in {0, 1}: (N, C_out, H', W').
 
-    ``precision`` is that of the input's gradient: ``float32`` or ``bfloat16``.
+    ``precision`` is that of the input's gradient: ``float32`` or ``bfloat16``. With ``where`` (B, H, W) bool, for a
+    synapse of stride 1 and N = T B, only these outputs are computed; the others hold anything, and have no gradient.
     """
-    out = _ApplySynapse.apply(spikes, synapse.weight, synapse, precision)
+    out = _ApplySynapse.apply(spikes, synapse.weight, synapse, precision, where)
     assert isinstance(out, Tensor)
     return out
 
@@ -230,19 +255,22 @@ def norm_lif(
     steps: int,
     constant: bool = False,
     readout: Tensor | None = None,
+    where: Tensor | None = None,
 ) -> Tensor:
     """Batch normalisation and LIF: currents (steps * B, C, ...) -> spikes (steps, B, C, ...).
 
     With ``constant`` currents are (B, C, ...), those of every step. With ``readout`` (steps,) the result is the sum
-    of the spikes (B, C, ...) with these weights. Running statistics move as ``norm`` moves them.
+    of the spikes (B, C, ...) with these weights. Outside ``where`` (B, ...) bool, for evaluation mode, spikes may be
+    anything. Running statistics move as ``norm`` moves them.
     """
     flat = channels_last(x)
     shape, rows = flat.shape, flat.view(-1, x.shape[1])
     neurons = _Neurons(
         steps, len(rows) if constant else len(rows) // steps, rows.shape[1], constant,
         settings.tau, settings.v_threshold, settings.v_reset, settings.alpha, settings.detach_reset,
-        readout.data_ptr() if readout is not None else None,
+        *(option.data_ptr() if option is not None else None for option in (readout, where)),
     )  # fmt: skip
+    assert where is None or not norm.training
     assert norm.running_mean is not None and norm.running_var is not None and norm.num_batches_tracked is not None
     if norm.training:
         assert norm.momentum is not None

@@ -10,18 +10,26 @@
 
 namespace {
 
-constexpr int64_t LANES = 16, IMAGES = 32, ROWS = 1024, FEW = 16, BLOCK = 256;
-typedef float Lanes __attribute__((vector_size(LANES * sizeof(float)), aligned(4)));
+constexpr int64_t LANES = 16, IMAGES = 32, ROWS = 1024, FEW = 16, BLOCK = 1024;
+// what one register holds: compilers keep wider vectors in memory
+#if defined(__AVX512F__)
+constexpr int64_t WIDTH = 16;
+#elif defined(__AVX__)
+constexpr int64_t WIDTH = 8;
+#else
+constexpr int64_t WIDTH = 4;
+#endif
+typedef float Lanes __attribute__((vector_size(WIDTH * sizeof(float)), aligned(4)));
 
 Lanes load(const float* p, int64_t width) {
-    if (width >= LANES) return *reinterpret_cast<const Lanes*>(p);
+    if (width >= WIDTH) return *reinterpret_cast<const Lanes*>(p);
     Lanes lanes = {};
     for (int64_t i = 0; i < width; i++) lanes[i] = p[i];
     return lanes;
 }
 
 void store(float* p, Lanes lanes, int64_t width) {
-    if (width >= LANES) *reinterpret_cast<Lanes*>(p) = lanes;
+    if (width >= WIDTH) *reinterpret_cast<Lanes*>(p) = lanes;
     else for (int64_t i = 0; i < width; i++) p[i] = lanes[i];
 }
 
@@ -40,14 +48,20 @@ struct Events {
 struct Synapse {
     int64_t images, positions_in, positions_out, channels_in, channels_out, elements;
     const int32_t *start, *from, *element;
+    int64_t batch;          // images of one time step
+    const uint8_t* wanted;  // null, or for each of their outputs 1 or 0: only those with 1 are computed
 };
 
-void count_spikes(const float* spikes, int64_t rows, int64_t channels, int64_t* counts, int64_t threads) {
+void count_spikes(
+    const float* spikes, int64_t rows, int64_t channels, int64_t step_rows, const uint8_t* wanted, int64_t* counts,
+    int64_t threads
+) {
     #pragma omp parallel for num_threads(threads)
     for (int64_t r = 0; r < rows; r++) {
         const float* row = spikes + r * channels;
         int32_t n = 0;
-        for (int64_t c = 0; c < channels; c++) n += row[c] != 0;
+        if (!wanted || wanted[r % step_rows])
+            for (int64_t c = 0; c < channels; c++) n += row[c] != 0;
         counts[r] = n;
     }
 }
@@ -55,12 +69,17 @@ void count_spikes(const float* spikes, int64_t rows, int64_t channels, int64_t* 
 void list_spikes(
     const float* spikes, int64_t rows, int64_t channels, const int64_t* start, uint16_t* channel, int64_t threads
 ) {
-    #pragma omp parallel for num_threads(threads)
-    for (int64_t r = 0; r < rows; r++) {
-        const float* row = spikes + r * channels;
-        uint16_t* out = channel + start[r];
-        for (int64_t c = 0; c < channels; c++)
-            if (row[c] != 0) *out++ = c;
+    #pragma omp parallel num_threads(threads)
+    {
+        std::vector<uint16_t> found(channels + 1);
+        #pragma omp for
+        for (int64_t r = 0; r < rows; r++) {
+            if (start[r] == start[r + 1]) continue;
+            const float* row = spikes + r * channels;
+            int64_t n = 0;
+            for (int64_t c = 0; c < channels; c++) found[n] = c, n += row[c] != 0;  // no branch to guess wrong
+            std::copy_n(found.data(), n, channel + start[r]);
+        }
     }
 }
 
@@ -70,31 +89,32 @@ namespace {
 
 template <int R>
 void apply(const Events& events, const Synapse& s, const float* weights, float* out, int64_t threads) {
-    constexpr int64_t width = R * LANES;
+    constexpr int64_t width = R * LANES, V = width / WIDTH;
     const int64_t blocks = (s.channels_out + width - 1) / width, size = s.elements * s.channels_in * width;
     #pragma omp parallel for num_threads(threads) schedule(dynamic)
     for (int64_t first = 0; first < s.images; first += IMAGES)
         for (int64_t b = 0; b < blocks; b++)  // the weights of a block stay in the cache for IMAGES images
             for (int64_t n = first; n < std::min(first + IMAGES, s.images); n++)
                 for (int64_t o = 0; o < s.positions_out; o++) {
-                    Lanes sum[R] = {};
+                    if (s.wanted && !s.wanted[n % s.batch * s.positions_out + o]) continue;
+                    Lanes sum[V] = {};
                     for (int32_t i = s.start[o]; i < s.start[o + 1]; i++) {
                         const int64_t row = n * s.positions_in + s.from[i];
                         const float* w = weights + b * size + s.element[i] * s.channels_in * width;
                         for (int64_t e = events.start[row]; e < events.start[row + 1]; e++) {
                             const Lanes* wc = reinterpret_cast<const Lanes*>(w + events.channel[e] * width);
-                            for (int r = 0; r < R; r++) sum[r] += wc[r];
+                            for (int r = 0; r < V; r++) sum[r] += wc[r];
                         }
                     }
                     const int64_t c = b * width;
                     float* y = out + (n * s.positions_out + o) * s.channels_out + c;
-                    for (int r = 0; r < R; r++) store(y + r * LANES, sum[r], s.channels_out - c - r * LANES);
+                    for (int r = 0; r < V; r++) store(y + r * WIDTH, sum[r], s.channels_out - c - r * WIDTH);
                 }
 }
 
 template <int R>
 void weight_gradient(const Events& events, const Synapse& s, const float* grad, float* weights, int64_t threads) {
-    constexpr int64_t width = R * LANES;
+    constexpr int64_t width = R * LANES, V = width / WIDTH;
     const int64_t blocks = (s.channels_out + width - 1) / width, size = s.elements * s.channels_in * width;
     #pragma omp parallel for num_threads(threads) schedule(dynamic)
     for (int64_t b = 0; b < blocks; b++)
@@ -102,14 +122,14 @@ void weight_gradient(const Events& events, const Synapse& s, const float* grad, 
             for (int64_t o = 0; o < s.positions_out; o++) {
                 const int64_t c = b * width;
                 const float* g = grad + (n * s.positions_out + o) * s.channels_out + c;
-                Lanes lanes[R];
-                for (int r = 0; r < R; r++) lanes[r] = load(g + r * LANES, s.channels_out - c - r * LANES);
+                Lanes lanes[V];
+                for (int r = 0; r < V; r++) lanes[r] = load(g + r * WIDTH, s.channels_out - c - r * WIDTH);
                 for (int32_t i = s.start[o]; i < s.start[o + 1]; i++) {
                     const int64_t row = n * s.positions_in + s.from[i];
                     float* w = weights + b * size + s.element[i] * s.channels_in * width;
                     for (int64_t e = events.start[row]; e < events.start[row + 1]; e++) {
                         Lanes* wc = reinterpret_cast<Lanes*>(w + events.channel[e] * width);
-                        for (int r = 0; r < R; r++) wc[r] += lanes[r];
+                        for (int r = 0; r < V; r++) wc[r] += lanes[r];
                     }
                 }
             }
@@ -170,6 +190,7 @@ struct Neurons {
     float tau, threshold, reset, alpha;
     int64_t detach_reset;
     const float* readout;  // null, or a weight for each step: then the weighted sum of the spikes stands for them
+    const uint8_t* wanted;  // null, or for each row 1 or 0: those with 0 need not be computed
 };
 
 }  // extern "C"
@@ -231,6 +252,8 @@ void step_back(
     }
 }
 
+bool any(const uint8_t* flags, int64_t n) { return std::find(flags, flags + n, 1) != flags + n; }
+
 int64_t rows_of_block(int64_t channels) { return std::max<int64_t>(1, BLOCK / channels); }
 
 }  // namespace
@@ -248,6 +271,7 @@ void lif(const Neurons* neurons, const float* x, const float* scale, const float
         #pragma omp for
         for (int64_t at = 0; at < size; at += block) {
             const int64_t width = std::min(block, size - at);
+            if (n.wanted && !any(n.wanted + at / n.channels, width / n.channels)) continue;
             const float *a = scales.data(), *b = shifts.data();
             float* v = membrane.data();
             std::fill_n(v, width, n.reset);

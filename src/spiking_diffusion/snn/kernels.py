@@ -24,7 +24,17 @@ from torch import Tensor
 log = logging.getLogger(__name__)
 SOURCE = Path(__file__).with_name("kernels.cpp")
 # no contraction: a multiplication fused with an addition would round otherwise than PyTorch's two
-FLAGS = ("-O3", "-march=native", "-ffp-contract=off", "-fno-math-errno", "-fopenmp", "-shared", "-fPIC", "-std=c++17")
+FLAGS = (
+    "-O3",
+    "-march=native",
+    "-ffp-contract=off",
+    "-fno-math-errno",
+    "-fno-trapping-math",
+    "-fopenmp",
+    "-shared",
+    "-fPIC",
+    "-std=c++17",
+)
 
 
 def usable(x: Tensor) -> bool:

@@ -33,20 +33,25 @@ class SpikingLayer(nn.Module):
         self.kernels = True
         self.precision: Precision = "float32"
 
-    def forward(self, x: Tensor, *, readout: Tensor | None = None, steps: int | None = None) -> Tensor:
+    def forward(
+        self, x: Tensor, *, readout: Tensor | None = None, steps: int | None = None, where: Tensor | None = None
+    ) -> Tensor:
         """Spikes (T, B, ...) for a spike train (T, B, ...), or with ``readout`` (T,) their sum (B, ...) so weighted.
 
         With ``steps`` the input is (B, ...), a current that is the same at every step. Synapse and norm then see it
         once: all steps have the same current, hence the same mean and variance.
+
+        ``where`` (B, H, W) bool, in evaluation mode and for synapses that keep height and width, are the positions
+        whose spikes will be looked at: elsewhere the result may be anything, and takes no time where kernels are used.
         """
         flat, constant = (x.flatten(0, 1), False) if steps is None else (x, True)
         steps = len(x) if steps is None else steps
         if self.kernels and kernels.usable(x):
             if not constant and isinstance(self.synapse, events.Convolution) and events.supports(self.synapse):
-                current = events.apply_synapse(flat, self.synapse, self.precision)
+                current = events.apply_synapse(flat, self.synapse, self.precision, where)
             else:
                 current = self.synapse(flat)
-            return events.norm_lif(current, self.norm, self.lif.settings, steps, constant, readout)
+            return events.norm_lif(current, self.norm, self.lif.settings, steps, constant, readout, where)
         current = self.norm(self._current(flat))
         current = current.expand(steps, *current.shape) if constant else current.unflatten(0, (steps, -1))
         spikes = self.lif(current)
