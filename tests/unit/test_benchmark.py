@@ -10,11 +10,12 @@ import pytest
 import torch
 
 from spiking_diffusion import config
-from spiking_diffusion.benchmark import plain
+from spiking_diffusion.benchmark import measure, plain
 from spiking_diffusion.benchmark.measure import bench
 from spiking_diffusion.cli import main
 from spiking_diffusion.config import load_params
 from spiking_diffusion.diffusion import SDID, AbsorbingDiffusion
+from spiking_diffusion.errors import UserError
 from spiking_diffusion.fsvae import FSVAE, fsvae_loss
 from spiking_diffusion.snn import use_kernels
 from spiking_diffusion.vqsvae import VQSVAE, vqsvae_loss
@@ -121,6 +122,17 @@ def test_bench_prints_both_rates(what, capsys, monkeypatch, request):
     assert found["ratio"] == pytest.approx(found["images_per_second"] / found["baseline_images_per_second"], rel=0.05)
     assert 0 <= found["firing_rate"] <= 1, "neurons that nobody looks at were counted"
     assert found["T"] == load_params("params.yaml").recipes["quick"].sdid.T and found["dtype"] == "float32"
+
+
+def test_bench_says_that_a_process_died(request, monkeypatch):
+    monkeypatch.chdir(request.config.rootpath)
+    params = load_params("params.yaml")
+    run = params.resolve("digits")
+    timer = measure._Timer(run, "sdid", 2, 1, torch.device("cpu"), "float32", 0.0, plainly=False)
+    timer._process.kill()
+    timer._process.join()
+    with pytest.raises(UserError, match="has died"):
+        timer.time()
 
 
 THP = Path("/sys/kernel/mm/transparent_hugepage/enabled")

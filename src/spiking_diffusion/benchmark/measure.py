@@ -11,6 +11,7 @@ import os
 import statistics
 import time
 from collections.abc import Callable
+from contextlib import closing, suppress
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
@@ -68,13 +69,9 @@ def bench(
     place = pick_device(device)
     run = params.resolve(next(iter(params.runs))).model_copy(update={"recipe": chosen})
     asked = run, what, batch, threads, place, precision, excitation
-    ours, baseline = _Timer(*asked, plainly=False), _Timer(*asked, plainly=True)
-    try:
+    with closing(_Timer(*asked, plainly=False)) as ours, closing(_Timer(*asked, plainly=True)) as baseline:
         rate, first = ours.about
         measured = [(ours.time(), baseline.time()) for _ in range(rounds)]
-    finally:
-        ours.stop()
-        baseline.stop()
     mine, plainly = (statistics.median(pair[at][0] for pair in measured) for at in (0, 1))
     memory, plain_memory = (max(pair[at][1] for pair in measured) for at in (0, 1))
     return {
@@ -103,19 +100,25 @@ class _Timer:
         context = multiprocessing.get_context("spawn")
         self._pipe, other = context.Pipe()
         self._process = context.Process(target=_serve, args=(other, *asked, plainly), daemon=True)
-        os.environ["THP_MEM_ALLOC_ENABLE"] = "0" if plainly else "1"
         self._process.start()
         other.close()
-        self.about: tuple[float, float] = self._pipe.recv()
+        self.about = self._receive()
         """Spikes per neuron and step, and seconds of the first step."""
 
     def time(self) -> tuple[float, float]:
         """Seconds of a step, and the peak of memory in MiB."""
-        self._pipe.send(True)
-        taken: tuple[float, float] = self._pipe.recv()
-        return taken
+        with suppress(BrokenPipeError):  # then there is no answer either
+            self._pipe.send(True)
+        return self._receive()
 
-    def stop(self) -> None:
+    def _receive(self) -> tuple[float, float]:
+        try:
+            answer: tuple[float, float] = self._pipe.recv()
+        except (EOFError, ConnectionError) as error:
+            raise UserError("a process that is timed has died, most often for want of memory: lower --batch") from error
+        return answer
+
+    def close(self) -> None:
         self._pipe.close()
         self._process.join()
 
@@ -131,8 +134,10 @@ def _serve(
     excitation: float,
     plainly: bool,
 ) -> None:
-    torch.set_num_threads(threads)
-    if not plainly:
+    if plainly:
+        os.environ["THP_MEM_ALLOC_ENABLE"] = "0"  # PyTorch looks at it when it first makes a tensor
+        torch.set_num_threads(threads)
+    else:
         make_deterministic(threads)
     make = {"vqsvae": _vqsvae, "sdid": _sdid, "fsvae": _fsvae, "sample": _sample}[what]
     model, ours, baseline = make(run, batch, device, excitation)

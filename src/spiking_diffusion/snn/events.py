@@ -155,6 +155,7 @@ class _ApplySynapse(torch.autograd.Function):
             table.start.data_ptr(), table.source.data_ptr(), table.element.data_ptr(),
             batch, where.data_ptr() if where is not None else None,
         )  # fmt: skip
+        assert where is None or (where.is_contiguous() and where.shape[1:] == table.shape == (height, width))
         out = torch.empty(images, *table.shape, channels_out)
         _call("synapse_apply", _Events(channel.data_ptr(), start.data_ptr()), shape, lanes, blocked, out)
         ctx.save_for_backward(channel, start, weight)

@@ -23,7 +23,8 @@ from torch import Tensor
 
 log = logging.getLogger(__name__)
 SOURCE = Path(__file__).with_name("kernels.cpp")
-# no contraction: a multiplication fused with an addition would round otherwise than PyTorch's two
+# no contraction: a multiplication fused with an addition would round otherwise than PyTorch's two;
+# no trapping: nobody asks for floating-point exceptions, and for their sake the choice spike or not would not vectorise
 FLAGS = (
     "-O3",
     "-march=native",
