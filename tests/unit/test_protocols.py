@@ -245,6 +245,17 @@ def test_which_images_each_protocol_compares(classifier):
     assert not [key for key in row if key.endswith("_reason")]
 
 
+def test_reconstructions_are_of_all_classes(classifier, monkeypatch):
+    """A test set in the order of its classes, EMNIST Letters' for one: the first of it are one half of the alphabet."""
+    protocol = PROTOCOLS["classifier"]
+    monkeypatch.setitem(PROTOCOLS, "classifier", type(protocol)(**{**vars(protocol), "generated": 200}))
+    images = sets(n_test=400)
+    images.reconstructed[200:] //= 8
+    far = run(images, classifier, "classifier")["classifier_reconstruction_fid"]
+    images = Images(images.generated, images.reconstructed.flip(0), images.real)
+    assert run(images, classifier, "classifier")["classifier_reconstruction_fid"] == pytest.approx(far, rel=0.3)
+
+
 def test_a_model_that_draws_the_test_set_scores_0(classifier):
     images = sets()
     images = Images(images.real["test"], images.real["test"], images.real)

@@ -19,7 +19,7 @@ from spiking_diffusion import artifacts
 from spiking_diffusion.config import check_params
 from spiking_diffusion.errors import UserError
 from spiking_diffusion.reporting.figures import make_figure
-from spiking_diffusion.reporting.figures.curves import ablation
+from spiking_diffusion.reporting.figures.curves import ablation, steps
 from spiking_diffusion.reporting.figures.training import layer_name
 from spiking_diffusion.reporting.figures.trajectory import MASK
 from spiking_diffusion.reporting.layout import (
@@ -293,6 +293,19 @@ def test_ablation_shows_mean_and_deviation_over_seeds():
     assert bars.get_segments()[0][:, 1] == pytest.approx([3 - 2**0.5, 3 + 2**0.5])
     learned = next(line for line in panel.lines if line.get_label() == "Digits, learned")
     assert learned.get_ydata() == [3.0, 3.0]  # mean of 1, 2 and 6
+
+
+@pytest.mark.usefixtures("project")
+def test_steps_figure_shows_each_seed_at_its_own_temperature():
+    """FID at all steps and at 8, mean of three seeds that chose different temperatures, taken by hand."""
+    fill(PARAMS, "seeds")
+    for run, low, other in (("digits", 1.0, 9.0), ("seed-1", 2.0, 9.0), ("seed-2", 9.0, 6.0)):
+        path = artifacts.tuning_path(run).with_suffix(".csv")
+        tried = pd.read_csv(path).assign(fid=[low, other, min(low, other) + 2])
+        tried.loc[2, "temperature"] = 0.8 if low < other else 1.0
+        tried.to_csv(path, index=False)
+    line = steps(groups(PARAMS, "seeds")).axes[0].lines[0]
+    assert line.get_xydata().tolist() == [[8.0, 5.0], [49.0, 3.0]]
 
 
 @pytest.mark.usefixtures("project")

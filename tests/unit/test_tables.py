@@ -99,6 +99,10 @@ def test_no_mean_over_some_of_the_seeds():
         metrics(run, **({} if run == "digits-2" else {"standard_fid": 4.0}))
     make_table(PARAMS, "seeds")
     assert rows("seeds")[0]["standard_fid"] == ""
+    metrics("digits", standard_fid=4.0, standard_reason=None)
+    make_table(PARAMS, "seeds")
+    reason = rows("seeds")[0]["standard_reason"]
+    assert "digits-2: no weights" in reason and "digits:" not in reason
 
 
 def test_an_ablation_has_a_column_for_what_differs():

@@ -10,6 +10,7 @@ import torch
 from spiking_diffusion import artifacts
 from spiking_diffusion.data.images import load_images, load_split
 from spiking_diffusion.errors import UserError
+from spiking_diffusion.training import tune
 from spiking_diffusion.training.sample import sample_run
 from spiking_diffusion.training.tune import tune_run
 
@@ -46,6 +47,13 @@ def test_every_temperature_is_tried_and_every_number_of_steps_at_the_best(untrai
     assert table["network_calls"][3] == 1
     assert chosen["temperature"] == table["temperature"][best]
     assert chosen["fid"] == pytest.approx(table["fid"][best], rel=1e-5)
+
+
+def test_too_few_validation_images(untrained, monkeypatch):
+    """One alone has no covariance."""
+    monkeypatch.setattr(tune, "load_split", lambda *args: load_split(*args)[:3])
+    with pytest.raises(UserError, match=r"'digits' has 3: set its split\.validation to 4 or more"):
+        tuned(untrained)
 
 
 def test_the_same_twice(untrained):

@@ -130,7 +130,11 @@ def _measure(
     device: torch.device,
 ) -> dict[str, Any]:
     protocol = PROTOCOLS[name]
-    generated, again = images.generated[: protocol.generated], images.reconstructed[: protocol.generated]
+    generated = images.generated[: protocol.generated]
+    again = images.reconstructed[: protocol.first] if protocol.first else images.reconstructed
+    if len(again) > protocol.generated:  # in an order by chance: some test sets are in that of their classes
+        order = torch.randperm(len(again), generator=generator("cpu", seed, "reconstructed"))
+        again = again[order[: protocol.generated].sort().values]
     real = torch.cat([images.real[split] for split in protocol.real])[: protocol.first]
     # other real images in the place of generated ones, as many of them: what a perfect model could hope for
     floor = images.real["test" if "train" in protocol.real else "train"]

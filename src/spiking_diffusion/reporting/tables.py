@@ -77,6 +77,8 @@ def _merge(row: Row, metrics: list[Cells]) -> Cells:
         numbers = [value for value in values if isinstance(value, (int, float))]
         if all(value == values[0] for value in values):
             cells[key] = values[0]
+        elif key.endswith("_reason"):
+            cells[key] = "; ".join(f"{run}: {why}" for run, why in zip(row.runs, values, strict=True) if why)
         else:  # without all of its seeds a mean would be another's
             cells[key] = statistics.fmean(numbers) if len(numbers) == len(values) else None
         if len(numbers) == len(values) > 1 and key not in row.settings:

@@ -13,7 +13,9 @@ from torch import Tensor
 from spiking_diffusion import artifacts, pipeline
 from spiking_diffusion.config import Params, RunSettings
 from spiking_diffusion.data.images import load_split
+from spiking_diffusion.errors import UserError
 from spiking_diffusion.metrics.features import fid_and_kid
+from spiking_diffusion.metrics.protocols import LEAST
 from spiking_diffusion.randomness import make_deterministic
 from spiking_diffusion.training.sample import Drawing
 
@@ -30,6 +32,11 @@ def tune_run(params: Params, run: RunSettings, device: torch.device) -> Path:
     make_deterministic(recipe.sample.threads)
     source, classifier = artifacts.data_path(run.dataset_name), artifacts.classifier_path(run.dataset_name)
     real = load_split(source, "validation")
+    if len(real) < LEAST:
+        raise UserError(
+            f"temperatures are chosen against validation images, and dataset {run.dataset_name!r} has {len(real)}: "
+            f"set its split.validation to {LEAST} or more in params.yaml"
+        )
     drawing = Drawing(run, device)
     most = drawing.diffusion.steps
     own = most if recipe.sample.steps == "all" else recipe.sample.steps

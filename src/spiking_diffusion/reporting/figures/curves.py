@@ -138,4 +138,4 @@ def _read_tried(group: Group) -> pd.DataFrame:
         except (KeyError, ValueError) as error:
             raise artifacts.damaged(path, error) from error
         tables.append(tried.assign(seed=run.recipe.seed))
-    return pd.concat(tables)
+    return pd.concat(tables, ignore_index=True)
