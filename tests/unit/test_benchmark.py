@@ -11,7 +11,6 @@ import torch
 
 from spiking_diffusion import config
 from spiking_diffusion.benchmark import measure, plain
-from spiking_diffusion.benchmark.measure import bench
 from spiking_diffusion.cli import main
 from spiking_diffusion.config import load_params
 from spiking_diffusion.diffusion import SDID, AbsorbingDiffusion
@@ -158,7 +157,9 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 def test_firing_rate_rises_with_excitation(request, monkeypatch):
     monkeypatch.chdir(request.config.rootpath)
     params = load_params("params.yaml")
-    rates = [bench(params, "quick", "sdid", 4, 1, 1, excitation=x)["firing_rate"] for x in (-9, 0, 9)]
+    run = params.resolve("digits")
+    pairs = [measure._sdid(run, 4, torch.device("cpu"), x)[:2] for x in (-9, 0, 9)]
+    rates = [measure._firing_rate(*pair) for pair in pairs]
     assert rates[0] == 0 and 0.01 < rates[1] < 0.2 and rates[2] > 0.9
 
 
