@@ -109,7 +109,7 @@ def train_all(params: Params, epochs: int, seeds: int, nudges: int, work: Path) 
                 history = fit(task, settings, seed, identity, work / f"{model}-{way}-{nudge}-{seed}", device)
                 rows += [{**here, "epoch": row["epoch"], "loss": row["loss"]} for row in history]
                 if isinstance(ours, VQSVAETask) and way == "float32":
-                    tokens = _encode(ours, data.images, device)
+                    tokens = encode(ours, data.images, device)
     return pd.DataFrame(rows)
 
 
@@ -121,7 +121,8 @@ def _nudge(module: nn.Module, seed: int) -> None:
 
 
 @torch.no_grad()
-def _encode(task: VQSVAETask, images: dict[str, Tensor], device: torch.device) -> TokenSet:
+def encode(task: VQSVAETask, images: dict[str, Tensor], device: torch.device) -> TokenSet:
+    """Tokens of the training and validation images (N, C, H, W), uint8, by split."""
     size = task.settings.codebook.size
     splits = {
         split: torch.cat([task.module.encode(to_unit(part)) for part in batches(images[split], 100, device)])

@@ -46,7 +46,7 @@ class SpikingLayer(nn.Module):
         """
         flat, constant = (x.flatten(0, 1), False) if steps is None else (x, True)
         steps = len(x) if steps is None else steps
-        if self.kernels and kernels.usable(x):
+        if self._by_kernels(x):
             if not constant and isinstance(self.synapse, events.Convolution) and events.supports(self.synapse):
                 current = events.apply_synapse(flat, self.synapse, self.precision, where)
             else:
@@ -57,8 +57,12 @@ class SpikingLayer(nn.Module):
         spikes = self.lif(current)
         return spikes if readout is None else torch.tensordot(readout, spikes, dims=1)
 
+    def _by_kernels(self, x: Tensor) -> bool:
+        return self.kernels and kernels.usable(x)
+
     def _current(self, x: Tensor) -> Tensor:
-        with torch.autocast(x.device.type, torch.bfloat16, enabled=self.precision == "bfloat16"):
+        rounded = self.precision == "bfloat16" and not self._by_kernels(x)
+        with torch.autocast(x.device.type, torch.bfloat16, enabled=rounded):
             return self.synapse(x).to(x.dtype)
 
     def step(self, x: Tensor, v: Tensor | None) -> tuple[Tensor, Tensor]:

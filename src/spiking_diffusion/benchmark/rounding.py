@@ -1,0 +1,111 @@
+"""What bfloat16 does to the gradient of a training step, beside what drawing another batch does to it.
+
+    python -m spiking_diffusion.benchmark.rounding --epochs 20 --batches 40 > docs/rounding.csv
+
+On the CPU bfloat16 rounds the gradients that go down to a layer's input and nothing else: spikes, losses and what the
+last layer learns are equal bit by bit. Whole trainings are too chaotic to see so little (``curves``); this looks at
+single steps of ``digits``, recipe ``quick``, for fresh weights and for weights trained in float32.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+from torch import Tensor
+
+from spiking_diffusion import artifacts
+from spiking_diffusion.benchmark.curves import TITLES, encode
+from spiking_diffusion.config import Params, load_params
+from spiking_diffusion.data.images import load_images
+from spiking_diffusion.randomness import generator, make_deterministic, seed_initialisation
+from spiking_diffusion.snn import set_precision
+from spiking_diffusion.snn.layers import Precision
+from spiking_diffusion.training.fsvae import FSVAETask
+from spiking_diffusion.training.loop import fit
+from spiking_diffusion.training.sdid import SDIDTask
+from spiking_diffusion.training.tokens import TokenSet
+from spiking_diffusion.training.vqsvae import VQSVAETask
+
+AnyTask = VQSVAETask | SDIDTask | FSVAETask
+
+
+def gradient(task: AnyTask, index: Tensor, seed: int, precision: Precision) -> tuple[float, Tensor]:
+    """Loss and gradient (all parameters in one vector) of a batch; the task is left as it was."""
+    before = copy.deepcopy(task.module.state_dict())  # running statistics and codes move in a forward pass
+    task.module.train()
+    task.module.zero_grad(set_to_none=True)
+    set_precision(task.module, precision)
+    loss = task.loss(index, generator("cpu", seed, "rounding"), 0.5)["loss"]
+    loss.backward()
+    found = torch.cat([p.grad.flatten() for p in task.module.parameters() if p.grad is not None])
+    task.module.load_state_dict(before)
+    return float(loss.detach()), found
+
+
+def compare(task: AnyTask, batch_size: int, batches: int) -> dict[str, float]:
+    """Over ``batches`` batches: the error of bfloat16's gradient, and how batches differ among themselves.
+
+    ``loss_differs`` is the largest difference of the losses, ``rounding`` the root of the mean of |g16 - g32|^2 over
+    that of |g32|^2, ``bias`` the same of the two means over all batches, ``between_batches`` that of |g32 - mean|^2.
+    """
+    exact, rounded, differs = [], [], 0.0
+    for n in range(batches):
+        order = torch.randperm(task.size, generator=generator("cpu", n, "rounding", "order"))
+        loss, g = gradient(task, order[:batch_size], n, "float32")
+        loss_rounded, g_rounded = gradient(task, order[:batch_size], n, "bfloat16")
+        differs = max(differs, abs(loss - loss_rounded))
+        exact.append(g.double())
+        rounded.append(g_rounded.double())
+    g32, g16 = torch.stack(exact), torch.stack(rounded)
+    return {
+        "loss_differs": differs,
+        "rounding": float((g16 - g32).norm() / g32.norm()),
+        "least_cosine": float(torch.cosine_similarity(g16, g32).min()),
+        "bias": float((g16.mean(0) - g32.mean(0)).norm() / g32.mean(0).norm()),
+        "between_batches": float((g32 - g32.mean(0)).norm() / g32.norm()),
+    }
+
+
+def rounding(params: Params, epochs: int, batches: int, work: Path) -> Iterator[dict[str, Any]]:
+    """One row for each model, with fresh weights and after ``epochs`` epochs in float32, on the CPU with one thread."""
+    make_deterministic(1)
+    device = torch.device("cpu")
+    run = params.resolve("digits")
+    data = load_images(artifacts.data_path(run.dataset_name))
+    tokens: TokenSet | None = None
+    for model in TITLES:
+        seed_initialisation(run.recipe.seed, model)
+        task: AnyTask
+        if model == "sdid":
+            assert tokens
+            task = SDIDTask(run, tokens, device)
+        else:
+            task = (VQSVAETask if model == "vqsvae" else FSVAETask)(run, data, device)
+        settings = getattr(run.recipe, model).train.model_copy(update={"epochs": epochs, "precision": "float32"})
+        yield {"model": model, "epochs": 0, **compare(task, settings.batch_size, batches)}
+        identity = {"stage": "rounding", "name": model, "epochs": epochs}
+        fit(task, settings, run.recipe.seed, identity, work / model, device)
+        yield {"model": model, "epochs": epochs, **compare(task, settings.batch_size, batches)}
+        if isinstance(task, VQSVAETask):
+            tokens = encode(task, data.images, device)
+
+
+def main() -> None:
+    """Print the rows as CSV."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--epochs", type=int, default=20)
+    parser.add_argument("--batches", type=int, default=40)
+    args = parser.parse_args()
+    rows = pd.DataFrame(rounding(load_params(), args.epochs, args.batches, Path("work/rounding")))
+    rows.to_csv(sys.stdout, index=False, float_format="%.4g", lineterminator="\n")
+
+
+if __name__ == "__main__":
+    main()
