@@ -27,8 +27,9 @@ quick: setup
 digests: setup
 	python tests/smoke/test_digests.py
 
+# a file of tests is one process's, because its tests share what they make; waiting threads must not hold a core
 test: setup
-	python -m pytest
+	OMP_WAIT_POLICY=passive python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
 faults: setup
 	KILLS=8 python -m pytest tests/faults

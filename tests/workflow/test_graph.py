@@ -295,6 +295,7 @@ def test_a_few_keys_make_the_same_files_stale_in_both_tools(by_dvc: Any, tmp_pat
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(3600)
 def test_every_key_makes_the_same_files_stale_in_both_tools(by_dvc: Any, tmp_path: Path) -> None:
     compare_tools(by_dvc.clone(tmp_path / "x"), slice(None))
 
