@@ -16,6 +16,7 @@ from typing import Any
 from spiking_diffusion import artifacts
 from spiking_diffusion.config import Params
 from spiking_diffusion.errors import UserError
+from spiking_diffusion.provenance import maker
 from spiking_diffusion.reporting.rows import rows_of
 
 log = logging.getLogger(__name__)
@@ -151,12 +152,13 @@ def record(params: Params, stage: str, name: str, inputs: Iterable[Path] = ()) -
 
 
 def seal(record: dict[str, Any], out: Path, *others: Path) -> None:
-    """Write a stage's ``record`` beside ``out``, with the hashes of all that it made.
+    """Write a stage's ``record`` beside ``out``, with the hashes of all that it made, and what made it below ``work/``.
 
     The last thing a stage does: where the record fits the files, all of them are whole.
     """
     outputs = {path.as_posix(): artifacts.sha256(path) for path in (out, *others)}
     artifacts.write_json(artifacts.settings_path(out), record | {"outputs": outputs})
+    maker.note(artifacts.settings_path(out))
 
 
 def is_made(params: Params, stage: str, name: str, out: Path) -> bool:

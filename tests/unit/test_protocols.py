@@ -242,7 +242,19 @@ def test_which_images_each_protocol_compares(classifier):
     counts = {name: (row[f"{name}_n_generated"], row[f"{name}_n_real"]) for name in PROTOCOLS}
     assert counts["standard"] == counts["clean32"] == counts["classifier"] == (10, 50)
     assert (counts["train50k"], counts["released"]) == ((40, 80), (40, 40))
+    floors = {name: (row[f"{name}_n_reconstructed"], row[f"{name}_n_train_test"]) for name in PROTOCOLS}
+    assert floors["standard"] == (10, 10) and floors["released"] == (40, 40)
+    assert floors["train50k"] == (40, 40), "of the test images, at most as many as generated ones"
+    assert row["train50k_settings"].endswith("3 subsets; root in FID: eigenvalues; real: train and validation images")
+    assert "root in FID: SVD" in row["released_settings"] and "the first 40 of test images" in row["released_settings"]
     assert not [key for key in row if key.endswith("_reason")]
+
+
+def test_settings_name_the_features():
+    said = {name: protocol.settings(100) for name, protocol in PROTOCOLS.items()}
+    assert len(set(said.values())) == len(PROTOCOLS)
+    assert "inception_v3 of torchvision" in said["released"] and "KID: inception-v3-compat" in said["released"]
+    assert "clean-fid" in said["clean32"] and "clean-fid" not in said["standard"]
 
 
 def test_reconstructions_are_of_all_classes(classifier, monkeypatch):

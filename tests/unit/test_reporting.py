@@ -20,6 +20,7 @@ from spiking_diffusion.config import check_params
 from spiking_diffusion.errors import UserError
 from spiking_diffusion.reporting.figures import make_figure
 from spiking_diffusion.reporting.figures.curves import ablation, steps
+from spiking_diffusion.reporting.figures.images import by_chance
 from spiking_diffusion.reporting.figures.training import layer_name
 from spiking_diffusion.reporting.figures.trajectory import MASK
 from spiking_diffusion.reporting.layout import (
@@ -50,6 +51,13 @@ SUITES = ["both", "two-alike", "two-datasets", "baselines-only"]
 
 
 # --- pictures of many images ----------------------------------------------------------------------------
+
+
+def test_pictured_images_are_of_all_classes():
+    """Seen to fail for the first images: EMNIST Letters' test set begins with 800 of `a`."""
+    classes = np.repeat(np.arange(26), 800)
+    assert len(set(classes[by_chance(len(classes), 14)])) > 7
+    assert len(set(by_chance(10, 49))) == 10
 
 
 def test_grid_by_hand():

@@ -62,6 +62,15 @@ def test_a_row_for_each_run_with_its_numbers():
     assert not [column for column in first if column.startswith(("clean32", "train50k", "released"))]
 
 
+def test_floors_of_other_numbers_are_said():
+    counts = {"classifier_n_reconstructed": 360, "classifier_n_train_test": 500}
+    metrics("digits-fsvae", **counts)
+    metrics("digits", **counts)
+    make_table(PARAMS, "both")
+    text = Path("results/tables/both.md").read_text()
+    assert "KID on subsets of 360, floors of 360 reconstructions and 500 real images.\n" in text
+
+
 def test_a_number_that_cannot_be_had_is_empty_and_explained():
     metrics("digits-fsvae")
     metrics("digits", standard_fid=3.5)

@@ -169,8 +169,9 @@ def test_report_in_a_browser(report: Path, finished: Any, tmp_path: Path) -> Non
         table = pd.read_csv(finished.root / "results/tables/quick.csv")
         for fid in table["classifier_fid"]:
             assert f"{fid:.4g}" in text["table"]
+        assert "seconds per sample" in text["table"] and "root in FID: eigenvalues" in text["table"]
         assert "classifier_fid" in text["table"] and "sdid.train.lr" in text["settings"]
-        for fact in ("Commit", "Processor", "requirements.lock", "torch 2", "Device"):
+        for fact in ("Commit", "Processor", "requirements.lock", "torch 2", "GPU"):
             assert fact in text["provenance"]
         for job in ("vqsvae digits", "fsvae digits-fsvae", "evaluate digits", "fetch digits", "figure quick-samples"):
             assert job in text["provenance"]

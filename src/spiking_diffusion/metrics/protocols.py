@@ -44,6 +44,16 @@ class Protocol:
         """Whose weights it takes."""
         return self.fid_features[1], self.kid_features[1]
 
+    def settings(self, kid_subsets: int) -> str:
+        """All that its numbers depend on beside the images, in words."""
+        ours, kids = self.fid_features[0].says, self.kid_features[0].says
+        root = "SVD" if self.fid is distances.svd_fid else "eigenvalues"
+        first = f"the first {self.first} of " if self.first else ""
+        return (
+            f"features: {ours}; features of KID: {kids if kids != ours else 'the same'}; KID of degree 3 over "
+            f"{kid_subsets} subsets; root in FID: {root}; real: {first}{' and '.join(self.real)} images"
+        )
+
 
 _FID = (InceptionFeatures, "fid")
 _OWN = (ClassifierFeatures, "classifier")
@@ -116,7 +126,7 @@ def _find(
 
 COLUMNS = (
     *("fid", "kid", "reconstruction_fid", "train_test_fid", "precision", "recall"),
-    *("n_generated", "n_real", "kid_subset_size"),
+    *("n_generated", "n_real", "n_reconstructed", "n_train_test", "kid_subset_size", "settings"),
 )
 """What each protocol's columns are called behind its name."""
 
@@ -168,7 +178,10 @@ def _measure(
         "recall": recall,
         "n_generated": len(generated),
         "n_real": len(real),
+        "n_reconstructed": len(again),
+        "n_train_test": len(floor),
         "kid_subset_size": subset,
+        "settings": protocol.settings(settings.kid_subsets),
     }
     if protocol.kid_features != protocol.fid_features:
         embed = space(*protocol.kid_features)

@@ -16,7 +16,8 @@ def orphans(params: Params) -> list[Path]:
     names: dict[Path, set[str]] = defaultdict(set)  # what may stand first in a file's or folder's name, by folder
     for job in jobs(params):
         for path in (job.settings, *job.outputs):
-            names[Path(*path.parts[:2])].add(_name(path.parts[2]))
+            for top in ("results", "work/provenance"):
+                names[Path(top, path.parts[1])].add(_name(path.parts[2]))
     # a dataset and a run can have one name, so each rule has its own; those of rules that are gone are left alone
     for job in jobs(params):
         of_suite = job.stage in ("figure", "table", "energy_table")

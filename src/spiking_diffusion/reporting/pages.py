@@ -8,19 +8,20 @@ from __future__ import annotations
 
 import base64
 import json
-import platform
-import subprocess
+from collections import defaultdict
 from collections.abc import Iterable, Sequence
-from datetime import UTC, datetime
 from html import escape
-from importlib.metadata import version
 from pathlib import Path
 
 import pandas as pd
 
-from spiking_diffusion import artifacts, pipeline
+from spiking_diffusion import artifacts
 from spiking_diffusion.config import Params
-from spiking_diffusion.reporting.layout import TITLES, figure_path, page_path, table_path
+from spiking_diffusion.errors import UserError
+from spiking_diffusion.provenance.jobs import jobs
+from spiking_diffusion.provenance.maker import MADE, made_by
+from spiking_diffusion.provenance.maker import facts as facts_now
+from spiking_diffusion.reporting.layout import FIGURES, TITLES, figure_path, page_path, table_path
 from spiking_diffusion.reporting.rows import UNUSED, leaves
 
 STYLE = """
@@ -31,7 +32,6 @@ thead th { border-bottom: 2px solid #1c2733; } tbody tr + tr { border-top: 1px s
 td { font-variant-numeric: tabular-nums; } tbody th { font-weight: normal; color: #4b5b6b; }
 tr.differs th, tr.differs td { background: #fff4d6; } p { max-width: 50rem; } img { max-width: 100%; }
 """
-LIBRARIES = ("torch", "spikingjelly", "torch-fidelity", "torchmetrics", "numpy", "snakemake", "dvc")
 
 
 def make_page(params: Params, suite: str, kind: str) -> Path:
@@ -69,8 +69,9 @@ def _table(params: Params, suite: str) -> tuple[str, str]:
     rows = [
         [column, *(_cell(row.get(column, ""), row.get(f"{column}_std", "")) for row in table.to_dict("records"))]
         for column in table.columns
-        if not column.endswith(("_std", "_reason")) and column not in ("dataset", "model", "run")
+        if not column.endswith(("_std", "_reason", "_settings")) and column not in ("dataset", "model", "run")
     ]
+    rows += [["seconds per sample, here", *(_seconds_per_sample(row["run"]) for row in table.to_dict("records"))]]
     titles = [" · ".join(filter(None, [row["dataset"], row["model"], row["run"]])) for row in table.to_dict("records")]
     why = {
         f"{column.removesuffix('_reason')}: {reason}"
@@ -81,7 +82,26 @@ def _table(params: Params, suite: str) -> tuple[str, str]:
     }
     note = "".join(f"<li>{escape(reason)}</li>" for reason in sorted(why))
     missing = f"<h2>Cells that are empty</h2><ul>{note}</ul>" if why else ""
-    return f"Table of {suite}", _html_table(["", *titles], [row for row in rows if any(row[1:])]) + missing
+    used = {
+        f"{column.removesuffix('_settings')}: {settings}"
+        for column in table.columns
+        if column.endswith("_settings")
+        for settings in table[column]
+        if settings
+    }
+    protocols = (
+        f"<h2>Protocols</h2><ul>{''.join(f'<li>{escape(line)}</li>' for line in sorted(used))}</ul>" if used else ""
+    )
+    return f"Table of {suite}", _html_table(["", *titles], [row for row in rows if any(row[1:])]) + missing + protocols
+
+
+def _seconds_per_sample(run: str) -> str:
+    """Of a run's samples, if they were drawn here, and on what; the first seed's where a row has several."""
+    try:
+        noted = artifacts.read_json(artifacts.sampling_path(run))
+        return f"{noted['seconds'] / noted['images']:.3g} ({noted['device']})"
+    except (UserError, LookupError, TypeError):
+        return ""
 
 
 def _cell(value: str, deviation: str) -> str:
@@ -124,68 +144,40 @@ def _plain(value: object) -> str:
 
 
 def _provenance(params: Params, suite: str) -> tuple[str, str]:
-    """Commit, lock file, machine and libraries, and how long each job took when Snakemake last ran it here."""
-    facts = _html_table(["", ""], [[name, value] for name, value in provenance(params).items()])
+    """What made the files of each job, and how long each took when Snakemake last ran it here."""
+    runs = [params.resolve(run) for run in params.suites[suite]]
+    names = {suite, *(run.name for run in runs), *(run.dataset_name for run in runs)}
+    makers: dict[str, list[str]] = defaultdict(list)
+    for job in jobs(params):
+        if job.name in names and job.settings.is_file():
+            facts = made_by(job.settings)
+            known = {key: fact for key, fact in facts.items() if key != MADE} if facts else {}
+            makers[json.dumps(known)].append(
+                f"{job.stage} {job.name} ({facts[MADE] if facts else 'when, is not known'})"
+            )
+    body = ""
+    for shared, made in makers.items():
+        rows = [[key, value] for key, value in json.loads(shared).items()]
+        where = "Made by" if rows else "Brought here by DVC or by hand, its maker is not known here"
+        body += f"<h2>{where}</h2>" + _html_table(["", ""], [*rows, ["jobs", ", ".join(dict.fromkeys(made))]])
+    now = f"Report of {facts_now()[MADE]}; params.yaml has the SHA-256 {artifacts.sha256(Path('params.yaml'))}."
     measured = times(params, suite)
-    jobs = [[f"{stage} {name}", f"{seconds:.1f}", f"{memory:.0f}"] for stage, name, seconds, memory in measured]
+    took = [[f"{stage} {name}", f"{seconds:.1f}", f"{memory:.0f}"] for stage, name, seconds, memory in measured]
     minutes = sum(seconds for _, _, seconds, _ in measured) / 60
-    text = f"{len(jobs)} jobs, {minutes:.1f} minutes in all; what DVC fetched from its cache is not among them."
-    table = _html_table(["job", "seconds", "memory, MB"], jobs)
-    return f"How {suite} was made", f"{facts}<h2>Wall time</h2><p>{text}</p>{table}"
-
-
-def provenance(params: Params) -> dict[str, str]:
-    """What the numbers depend on apart from ``params.yaml``."""
-    lock = Path("requirements.lock")
-    return {
-        "Commit": _commit(),
-        "params.yaml": f"SHA-256 {artifacts.sha256(Path('params.yaml'))}",
-        "requirements.lock": f"SHA-256 {artifacts.sha256(lock)}" if lock.is_file() else "none here",
-        "Processor": _processor(),
-        "Device": _gpu() if pipeline.wants_gpu(params) else "CPU",
-        "System": f"{platform.system()} {platform.release()}, Python {platform.python_version()}",
-        "Libraries": ", ".join(f"{name} {version(name)}" for name in LIBRARIES),
-        "Report made": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
-    }
+    text = f"{len(took)} jobs, {minutes:.1f} minutes in all; what DVC fetched from its cache is not among them."
+    table = _html_table(["job", "seconds", "memory, MB"], took)
+    return f"How {suite} was made", f"<p>{now}</p>{body}<h2>Wall time</h2><p>{text}</p>{table}"
 
 
 def times(params: Params, suite: str) -> list[tuple[str, str, float, float]]:
     """Stage, name, wall seconds and peak memory (MB) of the suite's jobs, from Snakemake's ``benchmarks/``."""
     runs = [params.resolve(run) for run in params.suites[suite]]
     names = {suite, *(run.name for run in runs), *(run.dataset_name for run in runs)}
+    names |= {f"{suite}-{part}" for part in (*FIGURES, "energy")}  # and no suite whose name begins like this one's
     found = []
     for path in sorted(Path("benchmarks").glob("*/*.tsv")):
-        if path.stem in names or (path.parent.name == "figure" and path.stem.startswith(f"{suite}-")):
+        if path.stem in names:
             measured = pd.read_csv(path, sep="\t").iloc[-1]
             memory = pd.to_numeric(measured["max_rss"], errors="coerce")
             found.append((path.parent.name, path.stem, float(measured["s"]), 0.0 if pd.isna(memory) else float(memory)))
     return found
-
-
-def _commit() -> str:
-    try:
-        head = _output("git", "rev-parse", "HEAD")
-        changed = _output("git", "status", "--porcelain", "--untracked-files=no")
-    except (OSError, subprocess.SubprocessError):
-        return "not in a git repository"
-    return f"{head}{' and changes that are not committed' if changed else ''}"
-
-
-def _processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        lines = []
-    named = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
-    return next(named, platform.processor() or platform.machine())
-
-
-def _gpu() -> str:
-    try:
-        return _output("nvidia-smi", "--query-gpu=name,driver_version", "--format=csv,noheader").replace("\n", "; ")
-    except (OSError, subprocess.SubprocessError):
-        return "CUDA"
-
-
-def _output(*command: str) -> str:
-    return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()

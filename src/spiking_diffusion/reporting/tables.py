@@ -20,7 +20,7 @@ PROTOCOLS: tuple[str, ...] = get_args(Protocol)
 REQUIRED = ("dataset", "model", "run", "mse", "ssim")
 FIRST = ("dataset", "model", "run", "seeds")
 MEASURES = ("kid", "fid", "reconstruction_fid", "train_test_fid", "precision", "recall")
-COUNTS = ("n_generated", "n_real", "kid_subset_size")
+COUNTS = ("n_generated", "n_real", "n_reconstructed", "n_train_test", "kid_subset_size")
 LAST = (
     *("bits_per_token", "perplexity", "nearest_train_mean", "test_nearest_train_mean"),
     *("sampler", "steps", "temperature", "network_calls", "source"),
@@ -215,9 +215,11 @@ def _numbers_of_images(table: list[Cells]) -> list[str]:
     for protocol in PROTOCOLS:
         counted: dict[str, list[str]] = {}
         for cells in table:
-            generated, real, subset = (cells.get(f"{protocol}_{count}") for count in COUNTS)
+            generated, real, again, floor, subset = (cells.get(f"{protocol}_{count}") for count in COUNTS)
             if generated is not None:
                 against = f" against {real} real images, KID on subsets of {subset}" if real is not None else ""
+                if any(n not in (None, generated) for n in (again, floor)):  # FID of fewer images is higher
+                    against += f", floors of {again} reconstructions and {floor} real images"
                 counted.setdefault(f"{generated} generated{against}", []).append(
                     str(cells.get("run") or cells["model"])
                 )

@@ -31,7 +31,8 @@ def samples(groups: list[Group]) -> Figure:
     titles: list[str] = []
     for name, here in by_dataset(groups).items():
         panels = [(g.title, artifacts.read_array(artifacts.samples_path(g.first.name), "images")) for g in here]
-        panels.append(("Test images", artifacts.read_array(artifacts.data_path(name), "test_images")))
+        test = artifacts.read_array(artifacts.data_path(name), "test_images")
+        panels.append(("Test images", test[by_chance(len(test), SIDE**2)]))
         for start in range(0, len(panels), COLUMNS):
             rows.append(panels[start : start + COLUMNS])
             titles.append(here[0].first.dataset.title)
@@ -53,16 +54,22 @@ def reconstructions(groups: list[Group]) -> Figure:
     rows: list[tuple[str, np.ndarray, str]] = []
     for name, here in by_dataset(groups).items():
         images = artifacts.read_array(artifacts.data_path(name), "test_images")
-        rows.append(("Test images", images, here[0].first.dataset.title))
+        picked = by_chance(len(images), PAIRS)
+        rows.append(("Test images", images[picked], here[0].first.dataset.title))
         for group in here:
             images = artifacts.read_array(artifacts.reconstructions_path(group.first.name), "images")
-            rows.append((group.title, images, ""))
+            rows.append((group.title, images[picked], ""))
     figure, axes = plt.subplots(len(rows), 1, figsize=(7.2, 0.52 * len(rows)), squeeze=False, layout="constrained")
     figure.get_layout_engine().set(h_pad=0.01, hspace=0)
     for axis, (label, images, title) in zip(axes[:, 0], rows, strict=True):
-        show(axis, grid(images[:PAIRS], PAIRS), title)
+        show(axis, grid(images, PAIRS), title)
         axis.set_ylabel(label, rotation=0, ha="right", va="center")
     return figure
+
+
+def by_chance(size: int, n: int) -> np.ndarray:
+    """Indices of at most ``n`` of ``size`` images, always the same: the first of a test set may be all of one class."""
+    return np.random.default_rng(0).permutation(size)[:n]
 
 
 def show(axis: Axes, picture: np.ndarray, title: str = "") -> None:
