@@ -41,13 +41,14 @@ RAW["suites"] |= {
     "two-alike": ["mnist", "mnist-k-0"],
     "two-datasets": ["cifar10", "digits", "digits-fsvae"],
     "baselines-only": ["digits-fsvae"],
+    "methods": ["digits-ablation", "digits-poisson", "digits-poisson-s1", "digits-embedding"],
 }
 RAW["runs"] |= {f"seed-{s}": {"dataset": "digits", "recipe": "quick", "seed": s} for s in (1, 2)}
 RAW["runs"] |= {f"k-1-{s}": {"dataset": "digits", "recipe": "quick", "seed": s, "vqsvae": {"k": 1.0}} for s in (0, 1)}
 RAW["suites"]["seeds"] = ["digits", "seed-1", "seed-2", "k-1-0", "k-1-1"]
 PARAMS = check_params(RAW)
 KINDS = figures_of(PARAMS, "both")
-SUITES = ["both", "two-alike", "two-datasets", "baselines-only"]
+SUITES = ["both", "two-alike", "two-datasets", "baselines-only", "methods"]
 
 
 # --- pictures of many images ----------------------------------------------------------------------------
@@ -239,6 +240,7 @@ def test_png_has_the_samples_pixels_in_it(finished):
         ("two-datasets", "samples", ["CIFAR-10", "Digits"]),
         ("two-datasets", "trajectory", ["CIFAR-10", "Digits", "= 64", "= 49"]),
         ("two-datasets", "dynamics", ["VQ-SVAE, CIFAR-10", "FSVAE, Digits"]),
+        ("methods", "ablation", ["digits-ablation", "digits-poisson", "digits-embedding", "FID"]),
         ("baselines-only", "samples", ["Digits", "FSVAE"]),
         ("baselines-only", "losses", ["FSVAE: loss"]),
         ("baselines-only", "dynamics", ["into latent"]),

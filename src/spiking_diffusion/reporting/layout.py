@@ -103,7 +103,7 @@ def ours(of_suite: list[Group]) -> list[Group]:
 
 
 def ablated(of_suite: list[Group]) -> str | None:
-    """The one key of the recipe in which Spiking-Diffusion's groups differ; None if there is no such."""
+    """The one key of the recipe in which Spiking-Diffusion's groups differ; None if there is none, or several."""
     keys = {key for group in ours(of_suite) for key in group.settings}
     return keys.pop() if len(keys) == 1 else None
 
@@ -114,7 +114,7 @@ def figures_of(params: Params, suite: str) -> list[str]:
     without = set()
     if not ours(of_suite):
         without |= {"codebook", "trajectory", "spikes"}
-    if ablated(of_suite) is None:
+    if not any(group.settings for group in ours(of_suite)):
         without |= {"ablation"}
     if not any(group.first.tuned for group in ours(of_suite)):
         without |= {"temperature", "steps"}

@@ -21,13 +21,13 @@ TRIED = ["steps", "temperature", "fid", "kid", "network_calls"]
 
 
 def ablation(groups: list[Group]) -> Figure:
-    """Metrics against the one key in which the runs differ: mean and standard deviation over seeds.
+    """Metrics against the one key in which the runs differ, or by run where it is several: mean and standard
+    deviation over seeds.
 
     Numbers are placed on the axis; a word beside numbers, as a learned k, is a line across it. The FID is that of the
     first protocol which all runs have.
     """
     shown, key = ours(groups), ablated(groups)
-    assert key is not None
     rows = [[_read_metrics(run.name) for run in group.runs] for group in shown]
     common = set.intersection(*({k for k, v in row.items() if v is not None} for seeds in rows for row in seeds))
     protocols = [protocol for protocol in get_args(Protocol) if f"{protocol}_fid" in common]
@@ -37,12 +37,14 @@ def ablation(groups: list[Group]) -> Figure:
     for axis, (metric, name) in zip(axes[0], names.items(), strict=True):
         for dataset in dict.fromkeys(group.first.dataset.title for group in shown):
             found = {
-                group.settings[key]: np.array([row[metric] for row in seeds], float)
+                group.settings[key] if key else group.label: np.array([row[metric] for row in seeds], float)
                 for group, seeds in zip(shown, rows, strict=True)
                 if group.first.dataset.title == dataset
             }
             _draw(axis, found, dataset)
-        axis.set(title=name, xlabel=key.rpartition(".")[2])
+        axis.set(title=name, xlabel=key.rpartition(".")[2] if key else "")
+        if not key:  # names are long
+            plt.setp(axis.get_xticklabels(), rotation=35, ha="right", rotation_mode="anchor")
     axes[0, 0].legend(fontsize=7)
     return figure
 
