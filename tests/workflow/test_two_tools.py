@@ -54,6 +54,31 @@ def flip(path: Path, at: float = 0.5) -> None:
     path.write_bytes(content)
 
 
+# --- comparing ------------------------------------------------------------------------------------------
+
+
+def test_dvc_compares_as_the_readme_says(recorded: Any) -> None:
+    """An experiment beside the commit that holds dvc.lock: numbers that moved, curves, the key that was changed."""
+    who = ("a", "a@b.example")
+    recorded.environment |= {
+        f"GIT_{role}_{part}": value
+        for role in ("AUTHOR", "COMMITTER")
+        for part, value in zip(("NAME", "EMAIL"), who, strict=True)
+    }
+    recorded.run("git", "add", "-A")
+    recorded.run("git", "commit", "-qm", "x")
+    recorded.run("dvc", "exp", "run", "-q", "-S", "recipes.quick.evaluate.kid_subsets=3", "evaluate@digits")
+    moved = json.loads(recorded.run("dvc", "metrics", "diff", "--json").stdout)
+    assert {Path(path).name: set(numbers) for path, numbers in moved.items()} == {
+        "digits.json": {"classifier_kid", "classifier_settings"}
+    }
+    recorded.run("dvc", "plots", "diff", "--targets", "results/models/digits/sdid.history.csv")
+    page = (recorded.root / "dvc_plots/index.html").read_text()
+    assert "validation_bits_per_token" in page and "workspace" in page
+    shown = recorded.run("dvc", "exp", "show", "--only-changed", "--csv").stdout
+    assert "kid_subsets" in shown.splitlines()[0] and "classifier_kid" in shown.splitlines()[0]
+
+
 # --- sync -----------------------------------------------------------------------------------------------
 
 

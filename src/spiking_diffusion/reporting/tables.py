@@ -151,16 +151,20 @@ def to_markdown(table: list[Cells], columns: list[str]) -> str:
 
 
 def to_latex(table: list[Cells], columns: list[str]) -> str:
-    """A ``tabular`` without the floors, its notes as comments."""
+    """A ``tabular`` without the floors, its notes below."""
     header, body, notes = _for_people(table, columns, ("kid", "fid"))
     lines = [r"\begin{tabular}{" + "l" * len(header) + "}", r"\hline", _latex_row(header), r"\hline"]
     lines += [*map(_latex_row, body), r"\hline", r"\end{tabular}"]
-    return "".join(f"{line}\n" for line in [*(f"% {note}" for note in notes), *lines])
+    lines += [rf"\par{{\footnotesize {_escaped(note)}}}" for note in notes]
+    return "".join(f"{line}\n" for line in lines)
 
 
 def _latex_row(cells: list[str]) -> str:
-    escaped = ["".join(_LATEX.get(character, character) for character in cell) for cell in cells]
-    return " & ".join(escaped) + r" \\"
+    return " & ".join(map(_escaped, cells)) + r" \\"
+
+
+def _escaped(text: str) -> str:
+    return "".join(_LATEX.get(character, character) for character in text)
 
 
 _LATEX = {character: f"\\{character}" for character in "&%$#_{}"} | {
@@ -207,7 +211,10 @@ def _for_people(
     notes = [f"[{number}] {reason}." for reason, number in reasons.items()]
     absent = [p for p in PROTOCOLS if f"{p}_fid" not in columns and any(f"{p}_reason" in cells for cells in table)]
     asked = [f"Not asked for: {', '.join(absent)}."] if absent else []
-    return header, body, [*_numbers_of_images(table), *notes, *asked]
+    blank = (
+        ["Empty cells: the model has no such number, or its source gives none."] if any("" in x for x in body) else []
+    )
+    return header, body, [*_numbers_of_images(table), *notes, *asked, *blank]
 
 
 def _numbers_of_images(table: list[Cells]) -> list[str]:
