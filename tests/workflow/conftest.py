@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import copy
 import os
+import pickle
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import yaml
+from filelock import FileLock
 
 ROOT = Path(__file__).parents[2]
 BIN = Path(sys.executable).parent
@@ -140,19 +143,41 @@ def tiny_project(project: Project) -> Project:
 @pytest.fixture(scope="session")
 def finished(tmp_path_factory: pytest.TempPathFactory, offline: list[str]) -> Project:
     """A tiny project on which Snakemake has made the suite ``quick``, on many cores, without a network if possible."""
-    project = tiny(Project(tmp_path_factory.mktemp("ein Ordner, naïve")))
-    project.environment = {"PYTHONHASHSEED": "1", "TZ": "Pacific/Kiritimati", "LC_ALL": "C", "LANG": "C"}
-    project.umask = 0o077
-    project.run(*offline, "snakemake", "--cores", "8", "--quiet", "all", "--", "quick")
-    return project
+
+    def make(project: Project) -> None:
+        project.environment = {"PYTHONHASHSEED": "1", "TZ": "Pacific/Kiritimati", "LC_ALL": "C", "LANG": "C"}
+        project.umask = 0o077
+        project.run(*offline, "snakemake", "--cores", "8", "--quiet", "all", "--", "quick")
+
+    return shared(tmp_path_factory, "ein Ordner, naïve", make)
 
 
 @pytest.fixture(scope="session")
 def by_dvc(tmp_path_factory: pytest.TempPathFactory) -> Project:
     """A tiny project on which DVC has made the suite ``quick``, one stage at a time."""
-    project = tiny(Project(tmp_path_factory.mktemp("dvc")))
-    project.environment = {"PYTHONHASHSEED": "2", "TZ": "America/St_Johns", "LC_ALL": "C.UTF-8", "LANG": "C.UTF-8"}
-    project.umask = 0o022
-    project.versioned()
-    project.run("dvc", "repro", "-q", "suite-quick")
-    return project
+
+    def make(project: Project) -> None:
+        project.environment = {"PYTHONHASHSEED": "2", "TZ": "America/St_Johns", "LC_ALL": "C.UTF-8", "LANG": "C.UTF-8"}
+        project.umask = 0o022
+        project.versioned()
+        project.run("dvc", "repro", "-q", "suite-quick")
+
+    return shared(tmp_path_factory, "dvc", make)
+
+
+def shared(factory: pytest.TempPathFactory, name: str, make: Callable[[Project], None]) -> Project:
+    """A copy of the tiny project that ``make`` has worked on, once for all of pytest's processes."""
+    base = factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        base = base.parent
+    root, kept = base / "shared" / name, base / "shared" / f"{name}.pickle"
+    root.parent.mkdir(exist_ok=True)
+    with FileLock(root.with_suffix(".lock")):
+        if not kept.exists():
+            shutil.rmtree(root, ignore_errors=True)
+            root.mkdir()
+            project = tiny(Project(root))
+            make(project)
+            kept.write_bytes(pickle.dumps(project))
+    made: Project = pickle.loads(kept.read_bytes())
+    return made.clone(factory.mktemp(name))
