@@ -160,7 +160,8 @@ def test_another_params_file():
 def test_fetch_writes_below_results_and_prints_the_path():
     done = run("fetch", "--dataset", "digits")
     assert (done.returncode, done.stdout) == (0, "results/data/digits.npz\n")
-    assert files() == [f"results/data/digits.{kind}" for kind in ("card.json", "npz", "png", "settings.json")]
+    made = [f"results/data/digits.{kind}" for kind in ("card.json", "npz", "png", "settings.json")]
+    assert files() == [*made, "work/provenance/data/digits.json"]
 
 
 # --- what the user can mend -----------------------------------------------------------------------------

@@ -61,7 +61,9 @@ def kill(process):
 
 def files():
     """Every file of the project by name."""
-    return {str(p): p.read_bytes() for p in Path().rglob("*") if p.is_file()}
+    found = {p.as_posix(): p for p in Path().rglob("*") if p.is_file()}
+    # when a file was made differs from one run to the next
+    return {name: b"" if name.startswith("work/provenance/") else p.read_bytes() for name, p in found.items()}
 
 
 def expected():
