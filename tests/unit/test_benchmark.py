@@ -198,6 +198,17 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
     assert int(done.stdout) < 3000
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="OpenMP here need not be GNU's")
+def test_waiting_threads_leave_the_processor_to_others():
+    """Seen to fail without the policy; set after PyTorch has been loaded, it would have no effect."""
+    environment = {key: value for key, value in os.environ.items() if key != "OMP_WAIT_POLICY"}
+    command = [sys.executable, "-c", "import spiking_diffusion; import torch"]
+    done = subprocess.run(
+        command, check=True, capture_output=True, text=True, env=environment | {"OMP_DISPLAY_ENV": "verbose"}
+    )
+    assert "GOMP_SPINCOUNT = '0'" in done.stderr  # 300000 by default
+
+
 def test_firing_rate_rises_with_excitation(request, monkeypatch):
     monkeypatch.chdir(request.config.rootpath)
     params = load_params("params.yaml")
