@@ -60,7 +60,7 @@ def flip(path: Path, at: float = 0.5) -> None:
 def test_dvc_compares_as_the_readme_says(recorded: Any) -> None:
     """An experiment beside the commit that holds dvc.lock: numbers that moved, curves, the key that was changed."""
     who = ("a", "a@b.example")
-    recorded.environment |= {
+    recorded.environment = recorded.environment | {  # a new one: copies of a project share theirs
         f"GIT_{role}_{part}": value
         for role in ("AUTHOR", "COMMITTER")
         for part, value in zip(("NAME", "EMAIL"), who, strict=True)
@@ -280,6 +280,7 @@ def test_prune_lists_and_removes_what_nothing_names(copy: Any, capsys: pytest.Ca
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text("mine")
     Path("results/samples/.digits.npz.x1y2").write_text("half")
+    assert Path("work/provenance/models/digits/sdid.json").is_file()
     assert orphans(load_params()) == []
     assert main(["prune"]) == 0 and "nothing to remove" in capsys.readouterr().out
     before = set(map(str, Path().glob("[rwlb]*/**/*")))
@@ -291,6 +292,7 @@ def test_prune_lists_and_removes_what_nothing_names(copy: Any, capsys: pytest.Ca
     assert main(["prune", "--yes"]) == 0
     gone = before - set(map(str, Path().glob("[rwlb]*/**/*")))
     assert {"results/models/digits", "results/samples/digits.npz", "results/samples/.digits.npz.x1y2"} <= gone
+    assert {"work/provenance/models/digits", "work/provenance/samples/digits.json"} <= gone
     assert {"work/digits", "logs/sdid/digits.log", "benchmarks/sdid/digits.tsv"} <= gone
     assert not [name for name in gone if "fsvae" in Path(name).name or name.startswith("results/data")]
     assert all(path.is_file() for path in own) and main(["prune"]) == 0

@@ -21,8 +21,8 @@ from torch import Tensor, nn
 
 from spiking_diffusion import artifacts
 from spiking_diffusion.benchmark import plain
-from spiking_diffusion.config import Params, load_params
-from spiking_diffusion.data.images import load_images, to_unit
+from spiking_diffusion.config import Params, RunSettings, load_params
+from spiking_diffusion.data.images import ImageSet, load_images, to_unit
 from spiking_diffusion.randomness import make_deterministic, seed_initialisation
 from spiking_diffusion.reporting.style import STYLE
 from spiking_diffusion.training.devices import batches
@@ -42,10 +42,22 @@ LABELS = {
 TITLES = {"vqsvae": "VQ-SVAE", "sdid": "SDID", "fsvae": "FSVAE"}
 
 
+AnyTask = VQSVAETask | SDIDTask | FSVAETask
+
+
+def make_task(run: RunSettings, model: str, data: ImageSet, tokens: TokenSet | None, device: torch.device) -> AnyTask:
+    """The task of training ``model`` from weights that the run's seed gives; SDID's needs ``tokens``."""
+    seed_initialisation(run.recipe.seed, model)
+    if model == "sdid":
+        assert tokens
+        return SDIDTask(run, tokens, device)
+    return (VQSVAETask if model == "vqsvae" else FSVAETask)(run, data, device)
+
+
 class _Plain:
     """A task with its network written plainly."""
 
-    def __init__(self, ours: VQSVAETask | SDIDTask | FSVAETask) -> None:
+    def __init__(self, ours: AnyTask) -> None:
         self.ours = ours
         self.size = ours.size
         self.module: nn.Module = (
@@ -91,13 +103,7 @@ def train_all(params: Params, epochs: int, seeds: int, nudges: int, work: Path) 
         for model in TITLES:
             again = [("nudged", nudge) for nudge in range(1, nudges + 1) if model != "sdid"]
             for way, nudge in [("float32", 0), ("plain", 0), ("bfloat16", 0), *again]:
-                seed_initialisation(seed, model)
-                ours: VQSVAETask | SDIDTask | FSVAETask
-                if model == "sdid":
-                    assert tokens
-                    ours = SDIDTask(run, tokens, device)
-                else:
-                    ours = (VQSVAETask if model == "vqsvae" else FSVAETask)(run, data, device)
+                ours = make_task(run, model, data, tokens, device)
                 if nudge:
                     _nudge(ours.module, nudge)
                 task: Task = _Plain(ours) if way == "plain" else ours

@@ -1,7 +1,7 @@
 """``bench``: rates of training steps and of sampling, measured alternately with the plain networks.
 
 Ours and the plain way run in a process each: ours as the pipeline does, deterministic and in huge pages, the plain
-one with PyTorch's defaults.
+one with PyTorch's defaults, but that its waiting threads sleep too.
 """
 
 from __future__ import annotations

@@ -21,19 +21,15 @@ import torch
 from torch import Tensor
 
 from spiking_diffusion import artifacts
-from spiking_diffusion.benchmark.curves import TITLES, encode
+from spiking_diffusion.benchmark.curves import TITLES, AnyTask, encode, make_task
 from spiking_diffusion.config import Params, load_params
 from spiking_diffusion.data.images import load_images
-from spiking_diffusion.randomness import generator, make_deterministic, seed_initialisation
+from spiking_diffusion.randomness import generator, make_deterministic
 from spiking_diffusion.snn import set_precision
 from spiking_diffusion.snn.layers import Precision
-from spiking_diffusion.training.fsvae import FSVAETask
 from spiking_diffusion.training.loop import fit
-from spiking_diffusion.training.sdid import SDIDTask
 from spiking_diffusion.training.tokens import TokenSet
 from spiking_diffusion.training.vqsvae import VQSVAETask
-
-AnyTask = VQSVAETask | SDIDTask | FSVAETask
 
 
 def gradient(task: AnyTask, index: Tensor, seed: int, precision: Precision) -> tuple[float, Tensor]:
@@ -81,13 +77,7 @@ def rounding(params: Params, epochs: int, batches: int, work: Path) -> Iterator[
     data = load_images(artifacts.data_path(run.dataset_name))
     tokens: TokenSet | None = None
     for model in TITLES:
-        seed_initialisation(run.recipe.seed, model)
-        task: AnyTask
-        if model == "sdid":
-            assert tokens
-            task = SDIDTask(run, tokens, device)
-        else:
-            task = (VQSVAETask if model == "vqsvae" else FSVAETask)(run, data, device)
+        task = make_task(run, model, data, tokens, device)
         settings = getattr(run.recipe, model).train.model_copy(update={"epochs": epochs, "precision": "float32"})
         yield {"model": model, "epochs": 0, **compare(task, settings.batch_size, batches)}
         identity = {"stage": "rounding", "name": model, "epochs": epochs}

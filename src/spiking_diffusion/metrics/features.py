@@ -37,9 +37,8 @@ SIDE = 299
 class ClassifierFeatures(FeatureExtractorBase):
     """Penultimate layer of a dataset's own classifier."""
 
-    says = "penultimate layer of the classifier of the dataset"
-
     NAME = "dataset-classifier"
+    says = "penultimate layer of the classifier of the dataset"
 
     def __init__(self, name: str, features_list: list[str], feature_extractor_weights_path: str, **kwargs: Any) -> None:
         super().__init__(name, features_list)
@@ -65,9 +64,8 @@ class ClassifierFeatures(FeatureExtractorBase):
 class InceptionFeatures(FeatureExtractorInceptionV3):
     """torch-fidelity's ``inception-v3-compat``, whose own loader would run what is pickled in the file of weights."""
 
-    says = "inception-v3-compat of torch-fidelity, 2048"
-
     NAME = "inception-v3-unpickled"
+    says = "inception-v3-compat of torch-fidelity, 2048"
 
     def __init__(self, name: str, features_list: list[str], feature_extractor_weights_path: str, **kwargs: Any) -> None:
         copy = io.BytesIO()
@@ -82,9 +80,8 @@ class InceptionFeatures(FeatureExtractorInceptionV3):
 class CleanInceptionFeatures(InceptionFeatures):
     """The same network on images at 32x32 that are enlarged as clean-fid does (Parmar et al., arXiv:2104.11222)."""
 
-    says = "inception-v3-compat of torch-fidelity, 2048, images at 32x32 enlarged as clean-fid does"
-
     NAME = "inception-v3-clean32"
+    says = "inception-v3-compat of torch-fidelity, 2048, images at 32x32 enlarged as clean-fid does"
 
     def forward(self, images: Tensor) -> tuple[Tensor]:
         x = torch.stack([clean_resize(image) for image in images.cpu()]).to(images.device)
@@ -101,9 +98,8 @@ class ImageNetFeatures(FeatureExtractorBase):
     by ImageNet's mean and deviation and rescales once more.
     """
 
-    says = "inception_v3 of torchvision, ImageNet, 2048, images enlarged bilinearly"
-
     NAME = "torchvision-inception-v3"
+    says = "inception_v3 of torchvision, ImageNet, 2048, images enlarged bilinearly"
 
     def __init__(self, name: str, features_list: list[str], feature_extractor_weights_path: str, **kwargs: Any) -> None:
         super().__init__(name, features_list)

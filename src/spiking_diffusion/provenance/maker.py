@@ -28,8 +28,13 @@ def facts() -> dict[str, str]:
         "GPU": _gpu() if Path("/dev/nvidiactl").exists() else "none",
         "System": f"{platform.system()} {platform.release()}, Python {platform.python_version()}",
         "Libraries": ", ".join(f"{name} {version(name)}" for name in LIBRARIES),
-        MADE: datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
+        MADE: time(),
     }
+
+
+def time() -> str:
+    """Now, to the minute."""
+    return datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
 
 
 def note(settings: Path) -> None:

@@ -19,8 +19,7 @@ from spiking_diffusion import artifacts
 from spiking_diffusion.config import Params
 from spiking_diffusion.errors import UserError
 from spiking_diffusion.provenance.jobs import jobs
-from spiking_diffusion.provenance.maker import MADE, made_by
-from spiking_diffusion.provenance.maker import facts as facts_now
+from spiking_diffusion.provenance.maker import MADE, made_by, time
 from spiking_diffusion.reporting.layout import FIGURES, TITLES, figure_path, page_path, table_path
 from spiking_diffusion.reporting.rows import UNUSED, leaves
 
@@ -73,30 +72,22 @@ def _table(params: Params, suite: str) -> tuple[str, str]:
     ]
     rows += [["seconds per sample, here", *(_seconds_per_sample(row["run"]) for row in table.to_dict("records"))]]
     titles = [" · ".join(filter(None, [row["dataset"], row["model"], row["run"]])) for row in table.to_dict("records")]
-    why = {
-        f"{column.removesuffix('_reason')}: {reason}"
-        for column in table.columns
-        if column.endswith("_reason")
-        for reason in table[column]
-        if reason
-    }
-    note = "".join(f"<li>{escape(reason)}</li>" for reason in sorted(why))
-    missing = f"<h2>Cells that are empty</h2><ul>{note}</ul>" if why else ""
-    used = {
-        f"{column.removesuffix('_settings')}: {settings}"
-        for column in table.columns
-        if column.endswith("_settings")
-        for settings in table[column]
-        if settings
-    }
-    protocols = (
-        f"<h2>Protocols</h2><ul>{''.join(f'<li>{escape(line)}</li>' for line in sorted(used))}</ul>" if used else ""
-    )
-    return f"Table of {suite}", _html_table(["", *titles], [row for row in rows if any(row[1:])]) + missing + protocols
+    notes = _notes(table, "_reason", "Cells that are empty") + _notes(table, "_settings", "Protocols")
+    return f"Table of {suite}", _html_table(["", *titles], [row for row in rows if any(row[1:])]) + notes
+
+
+def _notes(table: pd.DataFrame, suffix: str, title: str) -> str:
+    """What the columns that end in ``suffix`` say, each thing once."""
+    columns = [column for column in table.columns if column.endswith(suffix)]
+    said = {f"{column.removesuffix(suffix)}: {text}" for column in columns for text in table[column] if text}
+    lines = "".join(f"<li>{escape(line)}</li>" for line in sorted(said))
+    return f"<h2>{title}</h2><ul>{lines}</ul>" if said else ""
 
 
 def _seconds_per_sample(run: str) -> str:
     """Of a run's samples, if they were drawn here, and on what; the first seed's where a row has several."""
+    if made_by(artifacts.settings_path(artifacts.samples_path(run))) is None:
+        return ""
     try:
         noted = artifacts.read_json(artifacts.sampling_path(run))
         return f"{noted['seconds'] / noted['images']:.3g} ({noted['device']})"
@@ -160,7 +151,7 @@ def _provenance(params: Params, suite: str) -> tuple[str, str]:
         rows = [[key, value] for key, value in json.loads(shared).items()]
         where = "Made by" if rows else "Brought here by DVC or by hand, its maker is not known here"
         body += f"<h2>{where}</h2>" + _html_table(["", ""], [*rows, ["jobs", ", ".join(dict.fromkeys(made))]])
-    now = f"Report of {facts_now()[MADE]}; params.yaml has the SHA-256 {artifacts.sha256(Path('params.yaml'))}."
+    now = f"Report of {time()}; params.yaml has the SHA-256 {artifacts.sha256(Path('params.yaml'))}."
     measured = times(params, suite)
     took = [[f"{stage} {name}", f"{seconds:.1f}", f"{memory:.0f}"] for stage, name, seconds, memory in measured]
     minutes = sum(seconds for _, _, seconds, _ in measured) / 60

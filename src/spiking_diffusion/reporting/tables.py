@@ -211,9 +211,8 @@ def _for_people(
     notes = [f"[{number}] {reason}." for reason, number in reasons.items()]
     absent = [p for p in PROTOCOLS if f"{p}_fid" not in columns and any(f"{p}_reason" in cells for cells in table)]
     asked = [f"Not asked for: {', '.join(absent)}."] if absent else []
-    blank = (
-        ["Empty cells: the model has no such number, or its source gives none."] if any("" in x for x in body) else []
-    )
+    empty = "Empty cells: the model has no such number, its source gives none, or one of the two compared is missing."
+    blank = [empty] if any("" in line for line in body) else []
     return header, body, [*_numbers_of_images(table), *notes, *asked, *blank]
 
 
