@@ -26,7 +26,8 @@ def make_deterministic(threads: int) -> None:
     """
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.set_num_threads(threads)
-    torch.use_deterministic_algorithms(True, warn_only=torch.cuda.is_available())
+    # as use_deterministic_algorithms does, which imports the compiler first: seconds of each job
+    torch.set_deterministic_debug_mode("warn" if torch.cuda.is_available() else "error")
     # every `empty` is filled here: a pass over memory saved
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     torch.backends.cudnn.benchmark = False
