@@ -26,7 +26,7 @@ def make_deterministic(threads: int) -> None:
     """
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.set_num_threads(threads)
-    # as use_deterministic_algorithms does, which imports the compiler first: seconds of each job
+    # not use_deterministic_algorithms: it imports the compiler, seconds of each job that neither trains nor evaluates
     torch.set_deterministic_debug_mode("warn" if torch.cuda.is_available() else "error")
     # every `empty` is filled here: a pass over memory saved
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]

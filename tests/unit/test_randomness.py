@@ -5,7 +5,7 @@ import sys
 
 
 def test_determinism_does_not_load_the_compiler() -> None:
-    """``torch.use_deterministic_algorithms`` imports it, which cost each job of the pipeline two to four seconds."""
+    """``torch.use_deterministic_algorithms`` imports it: three seconds of ``encode``, ``sample`` and others."""
     code = (
         "import sys, torch\n"
         "from spiking_diffusion.randomness import make_deterministic\n"
