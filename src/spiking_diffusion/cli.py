@@ -6,6 +6,7 @@ Every command works on the project's folder: it reads ``params.yaml`` and writes
 from __future__ import annotations
 
 import argparse
+import gc
 import json
 import logging
 import os
@@ -156,6 +157,7 @@ def build_parser() -> argparse.ArgumentParser:
 def main(argv: list[str] | None = None) -> int:
     """Run a command; the exit code is 0, 1 where ``verify`` or ``prune`` found something, or 2 after one sentence
     on stderr about what the user can mend."""
+    gc.set_threshold(100_000)  # torch brings half a million objects that stay: by default, 1000 searches for garbage
     before = threading.excepthook
     threading.excepthook = lambda _: None  # an error of TensorBoard's thread comes out of the next call as well
     try:
