@@ -318,6 +318,22 @@ def test_ablation_shows_mean_and_deviation_over_seeds():
 
 
 @pytest.mark.usefixtures("project")
+@pytest.mark.parametrize(
+    ("suite", "scale", "ticks"),
+    [("ablation-k-quick", "linear", [0, 0.25, 0.5, 0.75, 1]), ("ablation-tau-quick", "log", [1.5, 2, 4, 8])],
+)
+def test_ablation_is_marked_at_the_values_tried_and_its_legend_hides_none(suite, scale, ticks):
+    """Seen to fail: the legend lay on the error bar of k = 0.75, and no tick was at tau_syn = 1.5."""
+    fill(PARAMS, suite)
+    figure = ablation(groups(PARAMS, suite))
+    for panel in figure.axes:
+        assert (panel.get_xscale(), panel.get_xticks().tolist(), panel.get_legend()) == (scale, ticks, None)
+    figure.draw_without_rendering()
+    below = figure.legends[0].get_window_extent()
+    assert all(below.y1 < panel.get_window_extent().y0 for panel in figure.axes)
+
+
+@pytest.mark.usefixtures("project")
 def test_steps_figure_shows_each_seed_at_its_own_temperature():
     """FID at all steps and at 8, mean of three seeds that chose different temperatures, taken by hand."""
     fill(PARAMS, "seeds")

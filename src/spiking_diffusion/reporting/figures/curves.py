@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, get_args
 
 import matplotlib.pyplot as plt
@@ -33,6 +33,7 @@ def ablation(groups: list[Group]) -> Figure:
     protocols = [protocol for protocol in get_args(Protocol) if f"{protocol}_fid" in common]
     names = {key: name for key, name in NAMES.items() if key in common}
     names |= {f"{protocol}_fid": f"FID ({protocol})" for protocol in protocols[:1]}
+    numbers = sorted({group.settings[key] for group in shown if _is_number(group.settings[key])}) if key else []
     figure, axes = plt.subplots(1, len(names), figsize=(2.4 * len(names), 2.5), squeeze=False, layout="constrained")
     for axis, (metric, name) in zip(axes[0], names.items(), strict=True):
         for dataset in dict.fromkeys(group.first.dataset.title for group in shown):
@@ -43,9 +44,13 @@ def ablation(groups: list[Group]) -> Figure:
             }
             _draw(axis, found, dataset)
         axis.set(title=name, xlabel=key.rpartition(".")[2] if key else "")
+        if numbers:
+            doublings = numbers[0] > 0 and numbers[-1] >= 4 * numbers[0]  # as of tau_syn
+            axis.set_xscale("log" if doublings else "linear")
+            _ticks_at(axis, numbers)
         if not key:  # names are long
             plt.setp(axis.get_xticklabels(), rotation=35, ha="right", rotation_mode="anchor")
-    axes[0, 0].legend(fontsize=7)
+    _legend_below(figure)
     return figure
 
 
@@ -58,8 +63,8 @@ def _read_metrics(run: str) -> dict[str, Any]:
 
 
 def _draw(axis: Axes, found: Mapping[Any, np.ndarray], title: str) -> None:
-    numbers = sorted(value for value in found if not isinstance(value, str | bool))
-    words = [value for value in found if isinstance(value, str | bool)]
+    numbers = sorted(value for value in found if _is_number(value))
+    words = [value for value in found if not _is_number(value)]
     style: dict[str, Any] = {"marker": "o", "markersize": 4, "capsize": 3, "label": title}
     if not numbers:
         means, deviations = zip(*(mean_and_deviation(found[word]) for word in words), strict=True)
@@ -72,6 +77,10 @@ def _draw(axis: Axes, found: Mapping[Any, np.ndarray], title: str) -> None:
         mean, deviation = mean_and_deviation(found[word])
         axis.axhline(mean, linestyle="--", color=colour, linewidth=1, label=f"{title}, {word}")
         axis.axhspan(mean - deviation, mean + deviation, color=colour, alpha=0.15, linewidth=0)
+
+
+def _is_number(value: Any) -> bool:
+    return not isinstance(value, str | bool)
 
 
 def mean_and_deviation(values: np.ndarray) -> tuple[float, float]:
@@ -95,7 +104,7 @@ def temperature(groups: list[Group]) -> Figure:
             axis.plot(best, spread["mean"][best], "*", color=line[0].get_color(), markersize=12)
     for axis, name in zip(axes, ("FID", "KID"), strict=True):
         axis.set(xlabel="temperature", ylabel=f"{name}, validation images")
-    axes[0].legend(fontsize=7)
+    _legend_below(figure)
     return figure
 
 
@@ -116,12 +125,21 @@ def steps(groups: list[Group]) -> Figure:
     for axis, name in zip(axes, ("steps", "network calls per image"), strict=True):
         low, high = axis.get_xlim()
         axis.set(xscale="log", xlabel=name)
-        axis.xaxis.set_major_locator(FixedLocator([2**i for i in range(12) if low <= 2**i <= high]))
-        axis.xaxis.set_minor_locator(NullLocator())
-        axis.xaxis.set_major_formatter("{x:g}")
+        _ticks_at(axis, [2**i for i in range(12) if low <= 2**i <= high])
     axes[0].set_ylabel("FID, validation images")
-    axes[0].legend(fontsize=7)
+    _legend_below(figure)
     return figure
+
+
+def _ticks_at(axis: Axes, values: Sequence[float]) -> None:
+    axis.xaxis.set_major_locator(FixedLocator(values))
+    axis.xaxis.set_minor_locator(NullLocator())
+    axis.xaxis.set_major_formatter("{x:g}")
+
+
+def _legend_below(figure: Figure) -> None:
+    """One legend for all axes, where it hides no error bar."""
+    figure.legend(*figure.axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=4, fontsize=7)
 
 
 def _tuned(groups: list[Group]) -> list[Group]:
