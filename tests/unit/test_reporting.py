@@ -19,7 +19,7 @@ from spiking_diffusion import artifacts
 from spiking_diffusion.config import check_params
 from spiking_diffusion.errors import UserError
 from spiking_diffusion.reporting.figures import make_figure
-from spiking_diffusion.reporting.figures.curves import ablation, steps
+from spiking_diffusion.reporting.figures.curves import ablation, steps, temperature
 from spiking_diffusion.reporting.figures.images import by_chance, reconstructions
 from spiking_diffusion.reporting.figures.training import layer_name
 from spiking_diffusion.reporting.figures.trajectory import MASK
@@ -331,6 +331,15 @@ def test_ablation_is_marked_at_the_values_tried_and_its_legend_hides_none(suite,
     figure.draw_without_rendering()
     below = figure.legends[0].get_window_extent()
     assert all(below.y1 < panel.get_window_extent().y0 for panel in figure.axes)
+
+
+@pytest.mark.usefixtures("project")
+@pytest.mark.parametrize("figure", [ablation, steps, temperature])
+def test_one_seed_has_no_error_bars(figure):
+    """Seen to fail: a bar of length 0 says that seeds agree, where there was one."""
+    fill(PARAMS, "two-alike")
+    panels = figure(groups(PARAMS, "two-alike")).axes
+    assert all(panel.containers and not any(bars.has_yerr for bars in panel.containers) for panel in panels)
 
 
 @pytest.mark.usefixtures("project")

@@ -11,6 +11,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, NullLocator
+from numpy.typing import ArrayLike
 
 from spiking_diffusion import artifacts
 from spiking_diffusion.config import Protocol
@@ -65,14 +66,13 @@ def _read_metrics(run: str) -> dict[str, Any]:
 def _draw(axis: Axes, found: Mapping[Any, np.ndarray], title: str) -> None:
     numbers = sorted(value for value in found if _is_number(value))
     words = [value for value in found if not _is_number(value)]
-    style: dict[str, Any] = {"marker": "o", "markersize": 4, "capsize": 3, "label": title}
     if not numbers:
         means, deviations = zip(*(mean_and_deviation(found[word]) for word in words), strict=True)
-        axis.errorbar([str(word) for word in words], means, deviations, **style, linestyle="none")
+        _points(axis, [str(word) for word in words], means, deviations, label=title, linestyle="none")
         axis.margins(x=0.3)
         return
     means, deviations = zip(*(mean_and_deviation(found[number]) for number in numbers), strict=True)
-    colour = axis.errorbar(numbers, means, deviations, **style)[0].get_color()
+    colour = _points(axis, numbers, means, deviations, label=title)
     for word in words:
         mean, deviation = mean_and_deviation(found[word])
         axis.axhline(mean, linestyle="--", color=colour, linewidth=1, label=f"{title}, {word}")
@@ -97,11 +97,9 @@ def temperature(groups: list[Group]) -> Figure:
         for axis, column in zip(axes, ("fid", "kid"), strict=True):
             spread = tried.groupby("temperature")[column].agg(["mean", "std"])
             best = tried.groupby("temperature")["fid"].mean().idxmin()
-            line = axis.errorbar(
-                spread.index, spread["mean"], spread["std"].fillna(0), marker="o", markersize=4, capsize=3
-            )
-            line.set_label(group.label or group.first.dataset.title)
-            axis.plot(best, spread["mean"][best], "*", color=line[0].get_color(), markersize=12)
+            label = group.label or group.first.dataset.title
+            colour = _points(axis, spread.index, spread["mean"], spread["std"].fillna(0), label=label)
+            axis.plot(best, spread["mean"][best], "*", color=colour, markersize=12)
     for axis, name in zip(axes, ("FID", "KID"), strict=True):
         axis.set(xlabel="temperature", ylabel=f"{name}, validation images")
     _legend_below(figure)
@@ -119,9 +117,7 @@ def steps(groups: list[Group]) -> Figure:
         spread = tried.merge(best).groupby("steps")[["fid", "network_calls"]].agg(["mean", "std"]).fillna(0)
         label = group.label or group.first.dataset.title
         for axis, x in zip(axes, (spread.index, spread["network_calls"]["mean"]), strict=True):
-            axis.errorbar(
-                x, spread["fid"]["mean"], spread["fid"]["std"], marker="o", markersize=4, capsize=3, label=label
-            )
+            _points(axis, x, spread["fid"]["mean"], spread["fid"]["std"], label=label)
     for axis, name in zip(axes, ("steps", "network calls per image"), strict=True):
         low, high = axis.get_xlim()
         axis.set(xscale="log", xlabel=name)
@@ -129,6 +125,12 @@ def steps(groups: list[Group]) -> Figure:
     axes[0].set_ylabel("FID, validation images")
     _legend_below(figure)
     return figure
+
+
+def _points(axis: Axes, x: ArrayLike, means: ArrayLike, deviations: ArrayLike, **style: Any) -> Any:
+    """Means with error bars, joined; no bars where each is of one seed alone. The colour."""
+    bars = deviations if np.any(deviations) else None
+    return axis.errorbar(x, means, bars, marker="o", markersize=4, capsize=3, **style)[0].get_color()
 
 
 def _ticks_at(axis: Axes, values: Sequence[float]) -> None:
