@@ -71,6 +71,16 @@ def checkpoints(work):
     return sorted(work.glob("*.pt"))
 
 
+def test_variants_of_a_seed_see_the_same_order_and_noise(tmp_path):
+    """Seen to fail: a run's name went into both, so an ablation compared orders as well, and a copy under another name
+    ended 40 % elsewhere."""
+    _, one = train(tmp_path / "one")
+    _, other = train(tmp_path / "other", identity=IDENTITY | {"name": "other"})
+    assert other == one
+    assert train(tmp_path / "seed", seed=1)[1] != one
+    assert train(tmp_path / "stage", identity=IDENTITY | {"stage": "another"})[1] != one
+
+
 @pytest.fixture(scope="module")
 def straight(tmp_path_factory):
     """A training that nothing interrupts, and its history."""

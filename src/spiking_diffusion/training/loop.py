@@ -58,14 +58,14 @@ def fit(
     """Train ``task`` and return one row of numbers per epoch.
 
     A checkpoint is left in ``work`` after each epoch and each SAVE_EVERY steps. Where one with the same ``identity`` is
-    there, training goes on from it; order and noise of an epoch depend on (seed, epoch) alone, so the result is the
-    same as without the interruption. Raises UserError if the batch is larger than the data, if no checkpoint is
+    there, training goes on from it; order and noise of an epoch depend on (seed, stage, epoch) alone, so the result is
+    the same as without the interruption, and variants of a run with one seed see the same. Raises UserError if the batch is larger than the data, if no checkpoint is
     undamaged, and if loss or gradient are not finite: before the update on the CPU, within CHECK_EVERY steps and before
     the checkpoint on a GPU, where looking at each step would keep it waiting.
     """
     from torch.utils.tensorboard import SummaryWriter  # slow to import, and stages that only load models come by here
 
-    name = f"{identity['stage']} {identity['name']}"
+    stage, name = str(identity["stage"]), f"{identity['stage']} {identity['name']}"
     if settings.batch_size > task.size:
         raise UserError(
             f"{name}: train.batch_size is {settings.batch_size}, but there are only {task.size} training examples: "
@@ -91,8 +91,8 @@ def fit(
     per_epoch = -(-task.size // settings.batch_size)
     board = SummaryWriter(str(work / "tensorboard"), purge_step=len(history) + 1)
     for epoch in range(len(history) + 1, settings.epochs + 1):
-        order = torch.randperm(task.size, generator=generator("cpu", seed, name, "order", epoch))
-        noise = generator(device, seed, name, "noise", epoch)
+        order = torch.randperm(task.size, generator=generator("cpu", seed, stage, "order", epoch))
+        noise = generator(device, seed, stage, "noise", epoch)
         sums: dict[str, Tensor] = defaultdict(lambda: torch.zeros((), device=device), done.sums)
         if done.noise is not None:
             noise.set_state(done.noise.cpu())
