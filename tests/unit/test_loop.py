@@ -12,9 +12,11 @@ from torch import nn
 
 from spiking_diffusion.artifacts import canonical_json
 from spiking_diffusion.config import check_params
+from spiking_diffusion.data.images import ImageSet
 from spiking_diffusion.errors import UserError
 from spiking_diffusion.training import loop
 from spiking_diffusion.training.loop import fit, learning_rate, save_history
+from spiking_diffusion.training.vqsvae import VQSVAETask
 from spiking_diffusion.training.weights import load_weights, save_weights, weight_shapes
 
 RAW = yaml.safe_load((Path(__file__).parents[2] / "params.yaml").read_text(encoding="utf-8"))
@@ -421,3 +423,12 @@ def test_damaged_weights(tmp_path, damage):
 
 def test_missing_weights_name_the_command(tmp_path):
     assert "snakemake --cores all" in refusal(tmp_path / "x", network())
+
+
+@pytest.mark.parametrize("level", [0, 77, 255])
+def test_equal_images_are_refused_not_divided_by_their_variance(level):
+    """Seen to fail: "the loss is inf ... lower train.lr", which no rate helps."""
+    images = torch.full((64, 1, 28, 28), level, dtype=torch.uint8)
+    data = ImageSet({"train": images, "validation": images}, {})
+    with pytest.raises(UserError, match="training images are equal"):
+        VQSVAETask(check_params(RAW).resolve("digits"), data, CPU)

@@ -249,6 +249,15 @@ def test_classifier_learns_and_its_features_have_mean_square_1(digits):
     assert accuracy > 0.5
 
 
+def test_classifier_of_one_class_has_no_accuracy(digits):
+    datasets = digits.datasets | {"digits": digits.datasets["digits"].model_copy(update={"classes": 1})}
+    path = artifacts.data_path("digits")
+    arrays = artifacts.read_npz(path)
+    artifacts.write_npz(path, {key: array * (not key.endswith("labels")) for key, array in arrays.items()})
+    out = train_classifier(digits.model_copy(update={"datasets": datasets}), "digits", CPU)
+    assert artifacts.read_json(artifacts.settings_path(out))["test_accuracy"] is None
+
+
 def test_classifier_is_the_same_twice(digits):
     short = digits.model_copy(update={"classifier": digits.classifier.model_copy(update={"steps": 3})})
     first = artifacts.sha256(train_classifier(short, "digits", CPU))

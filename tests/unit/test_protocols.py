@@ -422,3 +422,12 @@ def test_hashes_in_params_fit_the_names_that_begin_with_them():
         assert file.sha256.startswith(Path(file.name).stem.rpartition("-")[2])
         assert file.urls[0].endswith(f"/{file.name}")
     assert protocols.PROTOCOLS.keys() == {"standard", "clean32", "train50k", "released", "classifier"}
+
+
+def test_a_classifier_without_labels_is_named_beside_its_numbers(tmp_path):
+    """One class is nothing to learn: its features are those of random weights."""
+    for classes in (1, 10):
+        save_weights(tmp_path / f"{classes}.safetensors", Classifier(1, (4, 6), 49, 5, classes))
+        images = Images(pictures(8), pictures(8, seed=1), {split: pictures(8, seed=2) for split in ("train", "test")})
+        row, _ = measure(images, QUICK, PARAMS.inception, tmp_path / f"{classes}.safetensors", 0, CPU)
+        assert ("its weights are random" in row["classifier_settings"]) is (classes == 1)

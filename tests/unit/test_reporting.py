@@ -21,7 +21,7 @@ from spiking_diffusion.errors import UserError
 from spiking_diffusion.reporting.figures import make_figure
 from spiking_diffusion.reporting.figures.curves import ablation, steps, temperature
 from spiking_diffusion.reporting.figures.images import by_chance, reconstructions
-from spiking_diffusion.reporting.figures.training import layer_name
+from spiking_diffusion.reporting.figures.training import dynamics, layer_name
 from spiking_diffusion.reporting.figures.trajectory import MASK
 from spiking_diffusion.reporting.layout import (
     MODELS,
@@ -45,6 +45,16 @@ RAW["suites"] |= {
 }
 RAW["runs"] |= {f"seed-{s}": {"dataset": "digits", "recipe": "quick", "seed": s} for s in (1, 2)}
 RAW["runs"] |= {f"k-1-{s}": {"dataset": "digits", "recipe": "quick", "seed": s, "vqsvae": {"k": 1.0}} for s in (0, 1)}
+RAW["runs"] |= {
+    f"{dataset}-wide-{n}": {"dataset": dataset, "recipe": "quick", "sdid": {"channels": [n, n, n, n]}}
+    for dataset in ("digits", "mnist")
+    for n in (8, 16)
+}
+RAW["suites"] |= {
+    "lists": ["digits-wide-8", "digits-wide-16"],
+    "lists-and-one": ["digits-wide-8", "digits-wide-16", "mnist"],
+    "crossed": ["digits-wide-8", "digits-wide-16", "mnist-wide-8", "mnist-wide-16"],
+}
 RAW["suites"]["seeds"] = ["digits", "seed-1", "seed-2", "k-1-0", "k-1-1"]
 PARAMS = check_params(RAW)
 KINDS = figures_of(PARAMS, "both")
@@ -118,7 +128,7 @@ def fill(params, suite):
                 history[column] = draws.random(3)
             artifacts.write_text(artifacts.history_path(artifacts.model_path(name, model)), history.to_csv(index=False))
         row = {"dataset": run.dataset_name, "model": run.model, "run": name, "recipe": run.recipe_name, "seed": 0}
-        row |= {key: draws.random() for key in ("mse", "ssim", "classifier_kid", "classifier_fid")}
+        row |= {key: draws.random() for key in ("mse", "ssim", "classifier_kid", "classifier_fid", "perplexity")}
         if run.model == "spiking-diffusion":
             tokens = {s: draws.integers(0, 20, (30, 7, 7)).astype(np.uint16) for s in ("train", "validation", "test")}
             tokens |= {"size": np.array(32), "vqsvae": np.array("0" * 64)}
@@ -340,6 +350,35 @@ def test_one_seed_has_no_error_bars(figure):
     fill(PARAMS, "two-alike")
     panels = figure(groups(PARAMS, "two-alike")).axes
     assert all(panel.containers and not any(bars.has_yerr for bars in panel.containers) for panel in panels)
+
+
+@pytest.mark.usefixtures("project")
+@pytest.mark.parametrize("suite", ["lists", "lists-and-one", "crossed"])
+def test_ablation_of_a_setting_that_is_a_list(suite):
+    """Seen to fail with a traceback; so did a dataset in which nothing is varied, beside one in which it is."""
+    fill(PARAMS, suite)
+    for panel in ablation(groups(PARAMS, suite)).axes:
+        assert [label.get_text() for label in panel.get_xticklabels()] == ["[8, 8, 8, 8]", "[16, 16, 16, 16]"]
+
+
+@pytest.mark.usefixtures("project")
+@pytest.mark.parametrize(("suite", "shown"), [("lists", "bits per token"), ("ablation-k-quick", "perplexity")])
+def test_ablation_shows_bits_of_the_same_tokens_only(suite, shown):
+    fill(PARAMS, suite)
+    titles = {panel.get_title() for panel in ablation(groups(PARAMS, suite)).axes}
+    assert titles & {"bits per token", "perplexity"} == {shown}
+
+
+@pytest.mark.usefixtures("project")
+@pytest.mark.parametrize("figure", [steps, temperature, dynamics])
+def test_legend_tells_datasets_apart_where_there_are_several(figure):
+    """Seen to fail: `k = 0.5` twice."""
+    fill(PARAMS, "crossed")
+    found = figure(groups(PARAMS, "crossed"))
+    legends = [*found.legends, *(panel.get_legend() for panel in found.axes if panel.get_legend())]
+    assert {"Digits, channels = [8, 8, 8, 8]", "MNIST, channels = [8, 8, 8, 8]"} <= {
+        text.get_text() for each in legends for text in each.get_texts()
+    }
 
 
 @pytest.mark.usefixtures("project")

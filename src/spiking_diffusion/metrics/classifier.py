@@ -71,6 +71,11 @@ def load_classifier(path: Path, device: torch.device) -> Classifier:
     return model
 
 
+def is_random(path: Path) -> bool:
+    """Whether a classifier has the weights that it began with: one class is nothing to learn."""
+    return weight_shapes(path).get("head.weight", (0,))[0] == 1
+
+
 def train_classifier(params: Params, name: str, device: torch.device) -> Path:
     """Train the classifier of a dataset with Adam, write its weights, and note its test accuracy."""
     settings, dataset = params.classifier, params.dataset(name)
@@ -108,8 +113,11 @@ def train_classifier(params: Params, name: str, device: torch.device) -> Path:
         guesses = torch.cat(
             [model(to_unit(part)).argmax(1).cpu() for part in batches(data.images["test"], settings.batch_size, device)]
         )
-    accuracy = float((guesses == data.labels["test"]).float().mean())
-    log.info("classifier %s: test accuracy %.4f", name, accuracy)
+    accuracy = float((guesses == data.labels["test"]).float().mean()) if dataset.classes > 1 else None
+    if accuracy is None:
+        log.warning("classifier %s: there are no labels to learn, so its features are those of random weights", name)
+    else:
+        log.info("classifier %s: test accuracy %.4f", name, accuracy)
     out = artifacts.classifier_path(name)
     identity = pipeline.record(params, "classifier", name, [source])
     save_weights(out, model)

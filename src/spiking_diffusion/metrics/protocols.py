@@ -13,6 +13,7 @@ from torch import Tensor
 
 from spiking_diffusion import artifacts, config
 from spiking_diffusion.metrics import distances
+from spiking_diffusion.metrics.classifier import is_random
 from spiking_diffusion.metrics.features import (
     ClassifierFeatures,
     CleanInceptionFeatures,
@@ -104,6 +105,8 @@ def measure(
                 if kind in missing:
                     raise missing[kind]
             found = _measure(name, images, settings, weights | {"classifier": classifier}, seed, device)
+            if name == "classifier" and is_random(classifier):
+                found["settings"] += "; its weights are random: the dataset has no labels"
         except UnavailableError as reason:
             log.info("%s: %s", name, reason)
             found = dict.fromkeys(COLUMNS) | {"reason": str(reason)}

@@ -97,6 +97,12 @@ def groups(params: Params, suite: str) -> list[Group]:
     return [Group(tuple(map(params.resolve, row.runs)), row.settings) for row in rows_of(params, suite)]
 
 
+def legend(group: Group, shown: list[Group]) -> str:
+    """What tells a group from the others shown: its label, and its dataset where there are several."""
+    several = len({other.first.dataset_name for other in shown}) > 1
+    return ", ".join(filter(None, [group.first.dataset.title if several or not group.label else "", group.label]))
+
+
 def ours(of_suite: list[Group]) -> list[Group]:
     """Those of Spiking-Diffusion."""
     return [group for group in of_suite if group.first.model == "spiking-diffusion"]

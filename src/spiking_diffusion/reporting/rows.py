@@ -25,23 +25,24 @@ class Row:
 
 def rows_of(params: Params, suite: str) -> list[Row]:
     """The rows of a suite, in the order of their first runs."""
-    found: list[tuple[str, Model, dict[str, Any], list[str]]] = []
+    found: list[tuple[str, Model, dict[str, Any], dict[int, str]]] = []
     for name in params.suites[suite]:
         run = params.resolve(name)
         unused = UNUSED[run.model] | {"seed"}
         settings = {k: v for k, v in leaves(run.recipe.model_dump()) if k.split(".")[0] not in unused}
-        for dataset, model, other, names in found:
-            if (dataset, model, other) == (run.dataset_name, run.model, settings):
-                names.append(name)
+        seed = run.recipe.seed
+        for dataset, model, other, names in found:  # the same run under another name is no second seed
+            if (dataset, model, other) == (run.dataset_name, run.model, settings) and seed not in names:
+                names[seed] = name
                 break
         else:
-            found.append((run.dataset_name, run.model, settings, [name]))
+            found.append((run.dataset_name, run.model, settings, {seed: name}))
 
     return [
         Row(
             dataset,
             model,
-            names,
+            list(names.values()),
             {
                 key: value
                 for key, value in settings.items()

@@ -57,11 +57,12 @@ def fit(
 ) -> History:
     """Train ``task`` and return one row of numbers per epoch.
 
-    A checkpoint is left in ``work`` after each epoch and each SAVE_EVERY steps. Where one with the same ``identity`` is
-    there, training goes on from it; order and noise of an epoch depend on (seed, stage, epoch) alone, so the result is
-    the same as without the interruption, and variants of a run with one seed see the same. Raises UserError if the batch is larger than the data, if no checkpoint is
-    undamaged, and if loss or gradient are not finite: before the update on the CPU, within CHECK_EVERY steps and before
-    the checkpoint on a GPU, where looking at each step would keep it waiting.
+    A checkpoint is left in ``work`` after each epoch and each SAVE_EVERY steps. Where one with the same ``identity``
+    is there, training goes on from it; order and noise of an epoch depend on (seed, stage, epoch) alone, so the
+    result is the same as without the interruption, and variants of a run with one seed see the same. Raises UserError
+    if the batch is larger than the data, if no checkpoint is undamaged, and if loss or gradient are not finite:
+    before the update on the CPU, within CHECK_EVERY steps and before the checkpoint on a GPU, where looking at each
+    step would keep it waiting.
     """
     from torch.utils.tensorboard import SummaryWriter  # slow to import, and stages that only load models come by here
 

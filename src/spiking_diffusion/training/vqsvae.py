@@ -11,6 +11,7 @@ from torch.nn import functional as F
 from spiking_diffusion import artifacts
 from spiking_diffusion.config import Params, RunSettings
 from spiking_diffusion.data.images import ImageSet, load_images, to_unit
+from spiking_diffusion.errors import UserError
 from spiking_diffusion.snn.layers import record_rates
 from spiking_diffusion.training.devices import batches
 from spiking_diffusion.training.stage import train_stage
@@ -28,6 +29,10 @@ class VQSVAETask:
         self.images = data.images["train"].to(device)
         self.validation = data.images["validation"]
         self.variance = data.variance()
+        if self.variance < 1e-14:  # 0 but for rounding; Eq. 9 divides by it
+            raise UserError(
+                f"vqsvae {run.name}: all pixels of {run.dataset_name!r}'s training images are equal: nothing to learn"
+            )
         self.size = len(self.images)
 
     def loss(self, index: Tensor, noise: torch.Generator, progress: float) -> dict[str, Tensor]:

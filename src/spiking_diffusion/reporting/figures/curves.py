@@ -15,9 +15,10 @@ from numpy.typing import ArrayLike
 
 from spiking_diffusion import artifacts
 from spiking_diffusion.config import Protocol
-from spiking_diffusion.reporting.layout import Group, ablated, ours
+from spiking_diffusion.reporting.layout import Group, ablated, legend, ours
 
-NAMES = {"mse": "MSE", "ssim": "1 - SSIM", "bits_per_token": "bits per token"}
+NAMES = {"mse": "MSE", "ssim": "1 - SSIM"}
+OF_CODEBOOK, OF_TOKENS = {"perplexity": "perplexity"}, {"bits_per_token": "bits per token"}
 TRIED = ["steps", "temperature", "fid", "kid", "network_calls"]
 
 
@@ -28,18 +29,22 @@ def ablation(groups: list[Group]) -> Figure:
     Numbers are placed on the axis; a word beside numbers, as a learned k, is a line across it. The FID is that of the
     first protocol which all runs have.
     """
-    shown, key = ours(groups), ablated(groups)
+    key = ablated(groups)
+    shown = [group for group in ours(groups) if group.settings and (not key or key in group.settings)]
+    # bits of tokens compare where all have the same ones
+    of_sdid = all(setting.startswith("sdid.") for group in shown for setting in group.settings)
+    wanted = NAMES | (OF_TOKENS if of_sdid else OF_CODEBOOK)
     rows = [[_read_metrics(run.name) for run in group.runs] for group in shown]
     common = set.intersection(*({k for k, v in row.items() if v is not None} for seeds in rows for row in seeds))
     protocols = [protocol for protocol in get_args(Protocol) if f"{protocol}_fid" in common]
-    names = {key: name for key, name in NAMES.items() if key in common}
+    names = {metric: name for metric, name in wanted.items() if metric in common}
     names |= {f"{protocol}_fid": f"FID ({protocol})" for protocol in protocols[:1]}
-    numbers = sorted({group.settings[key] for group in shown if _is_number(group.settings[key])}) if key else []
+    numbers = sorted({v for group in shown if key and _is_number(v := group.settings[key])})
     figure, axes = plt.subplots(1, len(names), figsize=(2.4 * len(names), 2.5), squeeze=False, layout="constrained")
     for axis, (metric, name) in zip(axes[0], names.items(), strict=True):
         for dataset in dict.fromkeys(group.first.dataset.title for group in shown):
             found = {
-                group.settings[key] if key else group.label: np.array([row[metric] for row in seeds], float)
+                _place(group, key): np.array([row[metric] for row in seeds], float)
                 for group, seeds in zip(shown, rows, strict=True)
                 if group.first.dataset.title == dataset
             }
@@ -68,7 +73,7 @@ def _draw(axis: Axes, found: Mapping[Any, np.ndarray], title: str) -> None:
     words = [value for value in found if not _is_number(value)]
     if not numbers:
         means, deviations = zip(*(mean_and_deviation(found[word]) for word in words), strict=True)
-        _points(axis, [str(word) for word in words], means, deviations, label=title, linestyle="none")
+        _points(axis, words, means, deviations, label=title, linestyle="none")
         axis.margins(x=0.3)
         return
     means, deviations = zip(*(mean_and_deviation(found[number]) for number in numbers), strict=True)
@@ -79,8 +84,14 @@ def _draw(axis: Axes, found: Mapping[Any, np.ndarray], title: str) -> None:
         axis.axhspan(mean - deviation, mean + deviation, color=colour, alpha=0.15, linewidth=0)
 
 
+def _place(group: Group, key: str | None) -> float | str:
+    """Where a group stands on the axis: a number as it is, whatever else in words."""
+    value = group.settings[key] if key else group.label
+    return value if _is_number(value) else str(value)
+
+
 def _is_number(value: Any) -> bool:
-    return not isinstance(value, str | bool)
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
 def mean_and_deviation(values: np.ndarray) -> tuple[float, float]:
@@ -97,7 +108,7 @@ def temperature(groups: list[Group]) -> Figure:
         for axis, column in zip(axes, ("fid", "kid"), strict=True):
             spread = tried.groupby("temperature")[column].agg(["mean", "std"])
             best = tried.groupby("temperature")["fid"].mean().idxmin()
-            label = group.label or group.first.dataset.title
+            label = legend(group, _tuned(groups))
             colour = _points(axis, spread.index, spread["mean"], spread["std"].fillna(0), label=label)
             axis.plot(best, spread["mean"][best], "*", color=colour, markersize=12)
     for axis, name in zip(axes, ("FID", "KID"), strict=True):
@@ -115,7 +126,7 @@ def steps(groups: list[Group]) -> Figure:
         own = tried[tried["steps"] == tried["steps"].iloc[0]]
         best = own.loc[own.groupby("seed")["fid"].idxmin(), ["seed", "temperature"]]
         spread = tried.merge(best).groupby("steps")[["fid", "network_calls"]].agg(["mean", "std"]).fillna(0)
-        label = group.label or group.first.dataset.title
+        label = legend(group, _tuned(groups))
         for axis, x in zip(axes, (spread.index, spread["network_calls"]["mean"]), strict=True):
             _points(axis, x, spread["fid"]["mean"], spread["fid"]["std"], label=label)
     for axis, name in zip(axes, ("steps", "network calls per image"), strict=True):

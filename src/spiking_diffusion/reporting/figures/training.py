@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 
 from spiking_diffusion import artifacts
 from spiking_diffusion.reporting.figures.images import by_dataset
-from spiking_diffusion.reporting.layout import TITLES, Group, ours
+from spiking_diffusion.reporting.layout import TITLES, Group, legend, ours
 
 NAMES = {"fsvae": "FSVAE", "vqsvae": "VQ-SVAE", "sdid": "SDID"}
 TERMS = {
@@ -141,8 +141,7 @@ def _compare(line: list[Axes], shown: list[Group]) -> None:
     }
     for axis, (column, (title, unit)) in zip(line, columns.items(), strict=False):
         for group in shown:
-            name = group.label or group.first.dataset.title
-            draw_spread(axis, read_history(group, "vqsvae", column), column, name)
+            draw_spread(axis, read_history(group, "vqsvae", column), column, legend(group, shown))
         axis.set(title=title, xlabel="epoch", ylabel=unit)
         if len(shown) > 1:
             legend_below(axis)
