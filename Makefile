@@ -49,6 +49,7 @@ format: setup
 
 # files that are generated from the package and params.yaml
 generated: setup
+	@spiking-diffusion dvc > /dev/null # a mistake in params.yaml stops here, before files are emptied
 	spiking-diffusion dvc > dvc.yaml
 	spiking-diffusion schema > workflow/schemas/params.schema.json
 	spiking-diffusion recipes > docs/recipes.md

@@ -29,16 +29,6 @@ rule all:
         [suite_outputs(suite) for suite in params.suites if "quick" not in suite],
 
 
-# every suite is a target of its own: `snakemake quick`, `snakemake table1`
-for suite in params.suites:
-
-    rule:
-        name:
-            suite
-        input:
-            suite_outputs(suite),
-
-
 # the small ablations on digits, three seeds each
 rule:
     name:
@@ -49,3 +39,19 @@ rule:
             for suite in params.suites
             if suite.startswith("ablation-") and suite.endswith("-quick")
         ],
+
+
+# every suite is a target of its own: `snakemake quick`, `snakemake table1`
+for suite in params.suites:
+    if workflow.is_rule(suite):
+        print(
+            f"error: suites.{suite}: a step of the pipeline has that name, choose another",
+            file=sys.stderr,
+        )
+        sys.exit(2)
+
+    rule:
+        name:
+            suite
+        input:
+            suite_outputs(suite),

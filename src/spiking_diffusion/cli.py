@@ -410,6 +410,7 @@ def _report(params: Params, suite: str) -> None:
     kinds, out = pages_of(params, suite), "results/report.html"
     pages, rules = [str(page_path(suite, kind)) for kind in kinds], [f"{kind}_page" for kind in kinds]
     snakemake = [sys.executable, "-m", "snakemake", "--cores", "1"]
+    locks.wait_for_snakemake()
     for command in (
         [*snakemake, "--quiet", "all", "--forcerun", *rules, "--allowed-rules", *rules, "--", *pages],
         [*snakemake, "--report", out, "--", suite, *pages],

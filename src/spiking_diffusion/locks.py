@@ -68,6 +68,12 @@ def one_snakemake() -> None:
     atexit.register(lock.__exit__, None, None, None)
 
 
+def wait_for_snakemake() -> None:
+    """Wait until no Snakemake works in this folder, and say so, where what is called next would wait unheard."""
+    with alone(Path("work/snakemake"), what="this folder's pipeline"):
+        pass
+
+
 def _read(holder: Path) -> str:
     try:
         return holder.read_text(encoding="utf-8")

@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -356,3 +357,14 @@ def test_a_job_does_not_search_for_garbage_while_it_imports():
         "assert gc.isenabled() and gc.get_stats()[0]['collections'] - before < 20\n"
     )
     subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, timeout=120)
+
+
+def test_report_says_what_it_waits_for(caplog):
+    """Seen to fail: its Snakemake waited for another one, and nobody heard why."""
+    code = "from spiking_diffusion.locks import one_snakemake; one_snakemake(); print(1, flush=True); input()"
+    options = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    with subprocess.Popen([sys.executable, "-c", code], **options) as holder:
+        holder.stdout.readline()
+        threading.Timer(1, lambda: holder.communicate("end\n")).start()
+        assert main(["report", "--suite", "quick"]) == 2  # there is no Snakefile
+    assert f"this folder's pipeline is in the hands of process {holder.pid} on" in caplog.text

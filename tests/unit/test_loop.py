@@ -14,6 +14,7 @@ from spiking_diffusion.artifacts import canonical_json
 from spiking_diffusion.config import check_params
 from spiking_diffusion.data.images import ImageSet
 from spiking_diffusion.errors import UserError
+from spiking_diffusion.training import checkpoints as checkpoints_module
 from spiking_diffusion.training import loop
 from spiking_diffusion.training.loop import fit, learning_rate, save_history
 from spiking_diffusion.training.vqsvae import VQSVAETask
@@ -432,3 +433,21 @@ def test_equal_images_are_refused_not_divided_by_their_variance(level):
     data = ImageSet({"train": images, "validation": images}, {})
     with pytest.raises(UserError, match="training images are equal"):
         VQSVAETask(check_params(RAW).resolve("digits"), data, CPU)
+
+
+def test_a_checkpoint_inside_an_epoch_goes_on_on_another_device(tmp_path, monkeypatch, caplog):
+    """Seen to fail with a traceback, each time: a CUDA generator's state is 16 bytes, one of the CPU's 5056."""
+    monkeypatch.setattr(loop, "SAVE_EVERY", 1)
+    monkeypatch.setattr(checkpoints_module.Done, "__init__", with_noise_of_cuda(checkpoints_module.Done.__init__))
+    with pytest.raises(KeyboardInterrupt):
+        train(tmp_path, interrupted_after(4))
+    task, history = train(tmp_path)
+    assert len(history) == EPOCHS and task.steps == EPOCHS * STEPS - 4
+    assert "the checkpoint is of another device, noise of epoch 2 begins anew" in caplog.text
+
+
+def with_noise_of_cuda(init):
+    def changed(self, history, step=0, sums=None, noise=None):
+        init(self, history, step, sums or {}, None if noise is None else torch.zeros(16, dtype=torch.uint8))
+
+    return changed

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 import json
+import shutil
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -202,3 +204,36 @@ def test_any_value_is_refused_with_a_sentence_or_read_alike(
         assert str(error).startswith(str(file)) and "\n" not in str(error)
         return
     assert repr(read_yaml(file)) == repr(parse_yaml(file.read_text(encoding="utf-8"), str(file)))
+
+
+@pytest.mark.parametrize("name", ["all", "sample", "ablations-quick", "table"])
+def test_suite_named_like_a_rule(tiny_project: Any, name: str) -> None:
+    """Seen to fail with Snakemake's own exception."""
+    path = tiny_project.root / "params.yaml"
+    params = yaml.safe_load(path.read_text())
+    params["suites"][name] = ["digits"]
+    path.write_text(yaml.safe_dump(params, sort_keys=False))
+    done = tiny_project.run("snakemake", "-n", "quick", ok=False)
+    assert done.returncode == 2
+    assert f"error: suites.{name}: a step of the pipeline has that name, choose another" in done.stderr
+
+
+def test_make_generated_empties_nothing(tmp_path: Path) -> None:
+    """Seen to fail: a slip in params.yaml left an empty dvc.yaml."""
+    root = Path(__file__).parents[2]
+    shutil.copy(root / "Makefile", tmp_path)
+    (tmp_path / "params.yaml").write_text(WHOLE + "colour: red\n")
+    (tmp_path / "dvc.yaml").write_text("stages: {}\n")
+    done = subprocess.run(["make", "-o", "setup", "generated"], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode and "colour" in done.stderr
+    assert (tmp_path / "dvc.yaml").read_text() == "stages: {}\n"
+
+
+@pytest.mark.parametrize("name", ["slurm", "kubernetes"])
+def test_profiles_of_clusters_have_all_of_the_default_one(name: str) -> None:
+    """They take its place; beside it, its one GPU would hold for a whole cluster."""
+    root = Path(__file__).parents[2] / "profiles"
+    default, cluster = (yaml.safe_load((root / p / "config.yaml").read_text()) for p in ("default", name))
+    assert default.keys() <= cluster.keys()
+    assert all(cluster[key] == default[key] for key in default.keys() - {"resources", "printshellcmds"})
+    assert f"--workflow-profile profiles/{name}" in (root / name / "config.yaml").read_text()

@@ -276,6 +276,8 @@ def test_a_removed_run_leaves_the_tables(recorded: Any) -> None:
 def test_prune_lists_and_removes_what_nothing_names(copy: Any, capsys: pytest.CaptureFixture[str]) -> None:
     own = [Path(name) for name in ("results/notes.txt", "results/mine/digits.txt", "work/notes/x.txt", "logs/x.txt")]
     own += [Path("work/downloads/inception.weights/x.pth"), Path("work/downloads/mnist/x.gz")]
+    # seen to be removed: whatever had a name that is no run's, in folders that the pipeline writes to
+    own += [Path("results/figures/poster.png"), Path("results/samples/for-paper/grid.png"), Path("results/data/notes")]
     for path in own:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text("mine")

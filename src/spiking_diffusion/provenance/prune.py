@@ -6,7 +6,9 @@ import contextlib
 from collections import defaultdict
 from pathlib import Path
 
+from spiking_diffusion import artifacts
 from spiking_diffusion.config import Params
+from spiking_diffusion.errors import UserError
 from spiking_diffusion.provenance.jobs import jobs
 from spiking_diffusion.reporting.layout import MODELS
 
@@ -39,9 +41,21 @@ def orphans(params: Params) -> list[Path]:
         for path in Path().glob("work/*/")
         if path.name not in params.all_runs and any((path / mark).exists() for mark in marks)
     ]
-    return sorted(
-        file for entry in found for file in ([entry] if not entry.is_dir() else entry.rglob("*")) if not file.is_dir()
-    )
+    files = [file for entry in found for file in ([entry, *entry.rglob("*")]) if not file.is_dir()]
+    made = _made()
+    return sorted(file for file in files if file.parts[0] != "results" or (file.parent, _name(file.name)) in made)
+
+
+def _made() -> set[tuple[Path, str]]:
+    """Folders and first parts of the names of all files below ``results`` that settings files there speak of."""
+    made = set()
+    for settings in Path("results").rglob("*.settings.json"):
+        said = {}
+        with contextlib.suppress(UserError):  # damaged: it speaks of itself alone
+            said = artifacts.read_json(settings)
+        outputs = said.get("outputs", {}) if isinstance(said, dict) else {}
+        made |= {(path.parent, _name(path.name)) for path in (settings, *map(Path, outputs))}
+    return made
 
 
 def remove(files: list[Path]) -> None:

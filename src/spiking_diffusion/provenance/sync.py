@@ -12,7 +12,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from spiking_diffusion import artifacts, pipeline
+from spiking_diffusion import artifacts, locks, pipeline
 from spiking_diffusion.config import Params
 from spiking_diffusion.errors import UserError
 from spiking_diffusion.provenance.jobs import UNKNOWN, Job, claim, doubt, jobs, key_of
@@ -85,6 +85,7 @@ def sync(params: Params) -> list[str]:
         "--",
         *targets,
     ]
+    locks.wait_for_snakemake()
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:
         said = " ".join((done.stderr or done.stdout).removeprefix("error: ").split()[-60:])

@@ -95,8 +95,10 @@ def fit(
         order = torch.randperm(task.size, generator=generator("cpu", seed, stage, "order", epoch))
         noise = generator(device, seed, stage, "noise", epoch)
         sums: dict[str, Tensor] = defaultdict(lambda: torch.zeros((), device=device), done.sums)
-        if done.noise is not None:
+        if done.noise is not None and len(done.noise) == len(noise.get_state()):
             noise.set_state(done.noise.cpu())
+        elif done.noise is not None:
+            log.warning("%s: the checkpoint is of another device, noise of epoch %d begins anew", name, epoch)
         first, done = done.step, Done(history)
         task.module.train()
         parts = order.split(settings.batch_size)
