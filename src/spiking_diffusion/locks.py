@@ -12,7 +12,7 @@ import platform
 import shlex
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 from filelock import FileLock, Timeout
@@ -62,7 +62,7 @@ def one_snakemake() -> None:
 
     Where another Snakemake held it, this one starts anew once that has ended, to plan with the files there are now.
     """
-    lock = alone(Path("work/snakemake"), what="this folder's pipeline")
+    lock = _pipeline()
     if lock.__enter__():
         os.execv(sys.executable, sys.orig_argv)
     atexit.register(lock.__exit__, None, None, None)
@@ -70,8 +70,12 @@ def one_snakemake() -> None:
 
 def wait_for_snakemake() -> None:
     """Wait until no Snakemake works in this folder, and say so, where what is called next would wait unheard."""
-    with alone(Path("work/snakemake"), what="this folder's pipeline"):
+    with _pipeline():
         pass
+
+
+def _pipeline() -> AbstractContextManager[bool]:
+    return alone(Path("work/snakemake"), what="this folder's pipeline")
 
 
 def _read(holder: Path) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -224,7 +225,9 @@ def test_make_generated_empties_nothing(tmp_path: Path) -> None:
     shutil.copy(root / "Makefile", tmp_path)
     (tmp_path / "params.yaml").write_text(WHOLE + "colour: red\n")
     (tmp_path / "dvc.yaml").write_text("stages: {}\n")
-    done = subprocess.run(["make", "-o", "setup", "generated"], cwd=tmp_path, capture_output=True, text=True)
+    environment = os.environ | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+    command = ["make", "-o", "setup", "generated"]
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
     assert done.returncode and "colour" in done.stderr
     assert (tmp_path / "dvc.yaml").read_text() == "stages: {}\n"
 

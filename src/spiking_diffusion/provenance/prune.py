@@ -41,7 +41,7 @@ def orphans(params: Params) -> list[Path]:
         for path in Path().glob("work/*/")
         if path.name not in params.all_runs and any((path / mark).exists() for mark in marks)
     ]
-    files = [file for entry in found for file in ([entry, *entry.rglob("*")]) if not file.is_dir()]
+    files = [file for entry in found for file in [entry, *entry.rglob("*")] if not file.is_dir()]
     made = _made()
     return sorted(file for file in files if file.parts[0] != "results" or (file.parent, _name(file.name)) in made)
 

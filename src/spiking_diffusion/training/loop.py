@@ -66,7 +66,8 @@ def fit(
     """
     from torch.utils.tensorboard import SummaryWriter  # slow to import, and stages that only load models come by here
 
-    stage, name = str(identity["stage"]), f"{identity['stage']} {identity['name']}"
+    stage = identity["stage"]
+    name = f"{stage} {identity['name']}"
     if settings.batch_size > task.size:
         raise UserError(
             f"{name}: train.batch_size is {settings.batch_size}, but there are only {task.size} training examples: "

@@ -102,13 +102,14 @@ def mean_and_deviation(values: np.ndarray) -> tuple[float, float]:
 def temperature(groups: list[Group]) -> Figure:
     """FID and KID on validation images against the temperature, at the run's number of steps."""
     figure, axes = plt.subplots(1, 2, figsize=(6.4, 2.8), layout="constrained")
-    for group in _tuned(groups):
+    shown = _tuned(groups)
+    for group in shown:
         tried = _read_tried(group)
         tried = tried[tried["steps"] == tried["steps"].iloc[0]]
         for axis, column in zip(axes, ("fid", "kid"), strict=True):
             spread = tried.groupby("temperature")[column].agg(["mean", "std"])
             best = tried.groupby("temperature")["fid"].mean().idxmin()
-            label = legend(group, _tuned(groups))
+            label = legend(group, shown)
             colour = _points(axis, spread.index, spread["mean"], spread["std"].fillna(0), label=label)
             axis.plot(best, spread["mean"][best], "*", color=colour, markersize=12)
     for axis, name in zip(axes, ("FID", "KID"), strict=True):
@@ -121,12 +122,13 @@ def steps(groups: list[Group]) -> Figure:
     """FID on validation images against the number of steps and against the network calls these take, at the chosen
     temperature."""
     figure, axes = plt.subplots(1, 2, figsize=(6.4, 2.8), sharey=True, layout="constrained")
-    for group in _tuned(groups):
+    shown = _tuned(groups)
+    for group in shown:
         tried = _read_tried(group)
         own = tried[tried["steps"] == tried["steps"].iloc[0]]
         best = own.loc[own.groupby("seed")["fid"].idxmin(), ["seed", "temperature"]]
         spread = tried.merge(best).groupby("steps")[["fid", "network_calls"]].agg(["mean", "std"]).fillna(0)
-        label = legend(group, _tuned(groups))
+        label = legend(group, shown)
         for axis, x in zip(axes, (spread.index, spread["network_calls"]["mean"]), strict=True):
             _points(axis, x, spread["fid"]["mean"], spread["fid"]["std"], label=label)
     for axis, name in zip(axes, ("steps", "network calls per image"), strict=True):

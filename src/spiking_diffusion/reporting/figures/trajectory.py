@@ -11,7 +11,7 @@ from PIL import Image
 
 from spiking_diffusion import artifacts
 from spiking_diffusion.reporting.figures.images import show
-from spiking_diffusion.reporting.layout import Group, ours
+from spiking_diffusion.reporting.layout import Group, legend, ours
 from spiking_diffusion.reporting.picture import grid
 
 MASK = (230, 159, 0)
@@ -30,7 +30,11 @@ def trajectory(groups: list[Group]) -> Figure:
         states = read_states(group)  # (T_d+1, N, 3, H, W)
         steps = np.linspace(len(states) - 1, 0, COLUMNS).round().astype(int)
         chosen = states[steps, :samples].swapaxes(0, 1)
-        show(axis, grid(chosen.reshape(-1, *states.shape[2:]), COLUMNS, gap=2), _title(group, shown))
+        show(
+            axis,
+            grid(chosen.reshape(-1, *states.shape[2:]), COLUMNS, gap=2),
+            legend(group, shown) if len(shown) > 1 else "",
+        )
         width = states.shape[-1] + 2
         axis.set_xticks([width * i + (width - 3) / 2 for i in range(COLUMNS)], [f"$t$ = {t}" for t in steps])
         axis.tick_params(length=0)
@@ -68,7 +72,3 @@ def read_states(group: Group) -> np.ndarray:
     masked = (tokens == size).repeat(down[0], -2).repeat(down[1], -1)[:, :, None]
     colours = np.array(MASK, np.uint8)[:, None, None]
     return np.where(masked, colours, np.broadcast_to(images, (*images.shape[:2], 3, *images.shape[3:])))
-
-
-def _title(group: Group, groups: list[Group]) -> str:
-    return f"{group.first.dataset.title}{f', {group.label}' if group.label else ''}" if len(groups) > 1 else ""
