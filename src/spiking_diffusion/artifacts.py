@@ -1,4 +1,4 @@
-"""Files: where they lie, how they are written so that no reader sees half of one, and how they are checked."""
+"""Files: how they are written so that no reader sees half of one, and how they are read and checked."""
 
 from __future__ import annotations
 
@@ -18,81 +18,8 @@ from spiking_diffusion.errors import UserError
 
 SPLITS = ("train", "validation", "test")
 """What images and tokens are stored as."""
-
-
-def data_path(dataset: str) -> Path:
-    """Images, labels and split of a dataset."""
-    return Path("results/data", f"{dataset}.npz")
-
-
-def card_path(dataset: str) -> Path:
-    """What is in a dataset and where it came from, as JSON."""
-    return data_path(dataset).with_suffix(".card.json")
-
-
-def sheet_path(dataset: str) -> Path:
-    """Some images of every class in one picture."""
-    return data_path(dataset).with_suffix(".png")
-
-
-def classifier_path(dataset: str) -> Path:
-    """The classifier whose features the ``classifier`` protocol compares."""
-    return Path("results/classifiers", f"{dataset}.safetensors")
-
-
-def model_path(run: str, model: str) -> Path:
-    """Weights of ``vqsvae``, ``sdid`` or ``fsvae``."""
-    return Path("results/models", run, f"{model}.safetensors")
-
-
-def tokens_path(run: str) -> Path:
-    """Training and validation images as tokens."""
-    return Path("results/tokens", f"{run}.npz")
-
-
-def tuning_path(run: str) -> Path:
-    """The temperature that was chosen; every setting that was tried lies beside it as CSV."""
-    return Path("results/tuning", f"{run}.json")
-
-
-def samples_path(run: str) -> Path:
-    """Generated images."""
-    return Path("results/samples", f"{run}.npz")
-
-
-def sampling_path(run: str) -> Path:
-    """How long drawing the images took: no output of a stage, for it is never the same twice."""
-    return Path("work", run, "sampling.json")
-
-
-def metrics_path(run: str) -> Path:
-    """One flat JSON of numbers."""
-    return Path("results/metrics", f"{run}.json")
-
-
-def reconstructions_path(run: str) -> Path:
-    """The test images after encoder and decoder."""
-    return Path("results/reconstructions", f"{run}.npz")
-
-
-def traces_path(run: str) -> Path:
-    """What goes on inside a trained run: codes as images, samples in the making, spikes."""
-    return Path("results/traces", f"{run}.npz")
-
-
-def energy_path(run: str) -> Path:
-    """Operations and millijoules per drawn image; those of each layer lie beside it as CSV."""
-    return Path("results/energy", f"{run}.json")
-
-
-def settings_path(output: Path) -> Path:
-    """The resolved settings that made ``output``, beside it."""
-    return output.with_suffix(".settings.json")
-
-
-def history_path(weights: Path) -> Path:
-    """Losses by epoch, beside the weights they led to."""
-    return weights.with_suffix(".history.csv")
+DEEPEST = 8
+"""Folders in folders that are followed: a link that leads back up would have no end."""
 
 
 # --- writing --------------------------------------------------------------------------------------------
@@ -181,6 +108,40 @@ def sha256(path: Path) -> str:
     require(path)
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def sha256_of(content: bytes) -> str:
+    """SHA-256 of bytes, in hex."""
+    return hashlib.sha256(content).hexdigest()
+
+
+def content_hash(path: Path) -> str:
+    """SHA-256 of a file, or of the names and hashes of all files in a folder."""
+    if not path.is_dir():
+        return sha256(path)
+    try:
+        hashes = {file.relative_to(path).as_posix(): sha256(file) for file in files_of(path)}
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path} cannot be read ({error}): fix it, or name another folder") from error
+    return sha256_of(canonical_json(hashes).encode())
+
+
+def files_of(path: Path) -> list[Path]:
+    """All files in a folder, in order, or just ``path`` where it is a file.
+
+    Raises ValueError for broken links, for links that lead in a circle, and for devices.
+    """
+    if not path.is_dir():
+        return [path]
+    found: list[Path] = []
+    for parent, _, files in os.walk(path, followlinks=True):
+        if len(Path(parent).relative_to(path).parts) > DEEPEST:
+            raise ValueError(f"{parent} lies too deep, or a link in it leads back up")
+        for name in files:
+            if not Path(parent, name).is_file():
+                raise ValueError(f"{Path(parent, name)} is a broken link or a device")
+            found.append(Path(parent, name))
+    return sorted(found)
 
 
 def require(path: Path) -> Path:

@@ -13,49 +13,44 @@ import os
 import subprocess
 import sys
 import threading
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from spiking_diffusion import __version__, artifacts, locks, pipeline
-from spiking_diffusion.config import Params, RunSettings, load_params
+from spiking_diffusion import __version__, locks
+from spiking_diffusion.config import FAMILIES, Params, load_params
 from spiking_diffusion.errors import UserError, unknown
-from spiking_diffusion.reporting.layout import (
-    FIGURES,
-    PAGES,
-    energy_table_path,
-    figure_path,
-    page_path,
-    pages_of,
-    table_path,
-)
+from spiking_diffusion.graph.dvc import dvc_yaml
+from spiking_diffusion.graph.grid import grid_text
+from spiking_diffusion.graph.jobs import Job, job_of
+from spiking_diffusion.graph.stages import FLAGS, STAGES
+from spiking_diffusion.graph.suites import FIGURES, PAGES, pages_of
+from spiking_diffusion.paths import page_path
+from spiking_diffusion.reporting.recipes import recipes_page
+from spiking_diffusion.stages import make
 
 # Modules that import torch are imported inside the commands: `--help` and bad input answer at once.
 
 
 log = logging.getLogger(__name__)
+SHOWN = (".md", ".json", ".csv")
+"""Main outputs that are printed when a command has made them. Of others the path is printed."""
+INTERRUPTED = "A training that was interrupted continues where it was."
 BENCHES = ("vqsvae", "sdid", "fsvae", "sample")
 
 
 def build_parser() -> argparse.ArgumentParser:
     """The parser, with the help that a newcomer reads."""
-    common = argparse.ArgumentParser(add_help=False)
-    common.add_argument(
-        "--params", default="params.yaml", metavar="FILE", help="settings of everything (default: params.yaml)"
-    )
-    device = argparse.ArgumentParser(add_help=False)
-    device.add_argument(
+    common = _options("--params", default="params.yaml", metavar="FILE", help="settings (default: params.yaml)")
+    device = _options(
         "--device", choices=["auto", "cpu", "cuda"], help="where to compute (default: `device` in params.yaml)"
     )
-    on_run = argparse.ArgumentParser(add_help=False)
-    on_run.add_argument(
-        "--run", required=True, metavar="RUN", help="a name under `runs:` or `baselines:` in params.yaml"
-    )
-    on_dataset = argparse.ArgumentParser(add_help=False)
-    on_dataset.add_argument(
-        "--dataset", required=True, metavar="DATASET", help="a name under `datasets:` in params.yaml"
-    )
-    on_suite = argparse.ArgumentParser(add_help=False)
-    on_suite.add_argument("--suite", required=True, metavar="SUITE", help="a name under `suites:` in params.yaml")
+    names = {
+        "dataset": "a name under `datasets:` in params.yaml",
+        "run": f"a name under {' or '.join(f'`{family.section}:`' for family in FAMILIES.values())} in params.yaml",
+        "suite": "a name under `suites:` in params.yaml",
+    }
+    on = {name: _options(f"--{name}", required=True, metavar=name.upper(), help=text) for name, text in names.items()}
 
     parser = argparse.ArgumentParser(
         prog="spiking-diffusion",
@@ -72,58 +67,62 @@ def build_parser() -> argparse.ArgumentParser:
             name, help=text, description=text[0].upper() + text[1:] + ".", parents=[common, *parents]
         )
 
-    command("fetch", "get and verify a dataset -> results/data/DATASET.npz, its card and contact sheet", on_dataset)
-    train = commands.add_parser(
-        "train", help="train a model", description="Train a model; an interrupted training goes on where it was."
-    )
-    models = train.add_subparsers(dest="model", required=True, metavar="MODEL")
-    command("vqsvae", "train the VQ-SVAE of a run: images <-> tokens", on_run, device, into=models)
-    command("sdid", "train the SDID of a run: the diffusion model of its tokens", on_run, device, into=models)
-    command("fsvae", "train the FSVAE baseline of a run", on_run, device, into=models)
-    command(
-        "classifier",
-        "train the classifier of a dataset, whose features FID and KID use",
-        on_dataset,
-        device,
-        into=models,
-    )
-    command("encode", "turn a run's images into tokens -> results/tokens/RUN.npz", on_run, device)
-    command(
-        "tune",
-        "try temperatures and numbers of steps against validation images -> results/tuning/RUN.json and .csv",
-        on_run,
-        device,
-    )
-    sample = command(
-        "sample", "draw images from a trained run -> results/samples/RUN.npz, or a picture", on_run, device
-    )
-    sample.add_argument(
+    within: dict[str, argparse._SubParsersAction] = {}  # `train` has commands of its own
+    made: dict[str, argparse.ArgumentParser] = {}
+    for stage in STAGES.values():
+        group, _, name = stage.command.rpartition(" ")
+        if group and group not in within:
+            text = f"{group} a model"
+            inner = commands.add_parser(group, help=text, description=f"{text.capitalize()}. {INTERRUPTED}")
+            within[group] = inner.add_subparsers(dest=group, required=True, metavar="MODEL")
+        if stage.command not in made:
+            parents = [on[FLAGS[stage.over]], *[device] * stage.gpu]
+            made[stage.command] = command(name, stage.help, *parents, into=within.get(group))
+            made[stage.command].set_defaults(stages=stage.command)
+        for option, value in stage.options.items():
+            if value is True:
+                made[stage.command].add_argument(f"--{option}", action="store_true", help=stage.help)
+    made["figure"].add_argument("kind", choices=FIGURES, help="what to draw")
+    made["sample"].add_argument(
         "-n", type=int, metavar="N", help="how many images (default: `sample.n` of the run; 64 with --out)"
     )
-    sample.add_argument(
+    made["sample"].add_argument(
         "--out", type=Path, metavar="FILE.png", help="write a picture of the images here and nothing else"
     )
-    command("inspect", "keep what goes on inside a trained run, for figures -> results/traces/RUN.npz", on_run, device)
-    command("evaluate", "measure a run's reconstructions and samples -> results/metrics/RUN.json", on_run, device)
-    command(
-        "energy",
-        "count the operations that an image takes, in millijoules -> results/energy/RUN.json and .csv",
-        on_run,
-        device,
-    )
-    table = command("table", "put the metrics of a suite side by side -> results/tables/SUITE.csv", on_suite)
-    table.add_argument(
-        "--energy", action="store_true", help="their energies instead -> results/tables/SUITE-energy.csv"
-    )
-    figure = command("figure", "draw a figure of a suite -> results/figures/SUITE-KIND.png, .svg and .pdf", on_suite)
-    figure.add_argument("kind", choices=FIGURES, help="what to draw")
-    page = command("page", "write a page of the report -> work/report/SUITE/KIND.html", on_suite)
+    page = command("page", "write a page of the report -> work/report/SUITE/KIND.html", on["suite"])
     page.add_argument("kind", choices=PAGES, help="what it tells of")
-    command("report", "collect tables, figures and settings of a finished suite -> results/report.html", on_suite)
-    bench = command("bench", "time a training step, or sampling, beside the same network in plain SpikingJelly code")
+    command("report", "collect tables, figures and settings of a finished suite -> results/report.html", on["suite"])
+    _add_bench(
+        command("bench", "time a training step, or sampling, next to the same network in plain SpikingJelly code")
+    )
+    command("sync", "after dvc pull or checkout: let Snakemake take note of the files that came from elsewhere")
+    command(
+        "verify",
+        "hash everything again that the pipeline and DVC recorded, DVC's cache too; exit code 1 if any differs",
+    )
+    prune = command(
+        "prune", "list the files of runs, datasets and suites that params.yaml no longer names, and remove them"
+    )
+    prune.add_argument("--yes", action="store_true", help="remove them without asking")
+    command("show", "print the complete setting of a run as JSON", on["run"])
+    _add_grid(command("grid", "print the lines of params.yaml for an ablation of a run", on["run"]))
+    command("dvc", "print dvc.yaml, the same pipeline for DVC")
+    command("schema", "print the JSON schema of params.yaml")
+    command("recipes", "print all recipes side by side, in Markdown")
+    return parser
+
+
+def _options(*names: str, **options: Any) -> argparse.ArgumentParser:
+    """A parser with one option, for others to take it from."""
+    parent = argparse.ArgumentParser(add_help=False)
+    parent.add_argument(*names, **options)
+    return parent
+
+
+def _add_bench(bench: argparse.ArgumentParser) -> None:
     bench.add_argument("what", choices=BENCHES, help="what to time")
     bench.add_argument("--batch", type=int, default=32, metavar="N", help="images at a time (default: 32)")
-    bench.add_argument("--recipe", default="paper", help="whose sizes to take (default: paper)")
+    bench.add_argument("--recipe", default="paper", help="the recipe with the sizes (default: paper)")
     bench.add_argument("--rounds", type=int, default=5, metavar="N", help="timed steps of either (default: 5)")
     bench.add_argument("--threads", type=int, default=2, metavar="N", help="CPU threads (default: 2)")
     bench.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="where (default: cpu)")
@@ -138,20 +137,19 @@ def build_parser() -> argparse.ArgumentParser:
         help="added to each normalisation's bias: neurons fire more often (default: 0)",
     )
     bench.add_argument("--json", action="store_true", help="print JSON instead of lines")
-    command("sync", "after dvc pull or checkout: let Snakemake take note of the files that came from elsewhere")
-    command(
-        "verify",
-        "hash everything again that the pipeline and DVC recorded, DVC's cache too; exit code 1 if any differs",
+
+
+def _add_grid(grid: argparse.ArgumentParser) -> None:
+    grid.add_argument(
+        "--set",
+        dest="sets",
+        action="append",
+        required=True,
+        metavar="KEY=VALUE,VALUE",
+        help="a key of the recipe and its values; repeat it for the product of several keys",
     )
-    prune = command(
-        "prune", "list the files of runs, datasets and suites that params.yaml no longer names, and remove them"
-    )
-    prune.add_argument("--yes", action="store_true", help="remove them without asking")
-    command("show", "print the complete setting of a run as JSON", on_run)
-    command("dvc", "print dvc.yaml, the same pipeline for DVC")
-    command("schema", "print the JSON schema of params.yaml")
-    command("recipes", "print all recipes side by side, in Markdown")
-    return parser
+    grid.add_argument("--seeds", metavar="SEED,SEED", help="the seeds of every variant (default: the run's own)")
+    grid.add_argument("--suite", dest="new_suite", required=True, metavar="NAME", help="the name of the new suite")
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -187,62 +185,75 @@ def _run(args: argparse.Namespace) -> int:
     params = load_params(args.params)
     if args.command in ("sync", "verify", "prune"):
         return _upkeep(args, params)
-    if "suite" in args and args.suite not in params.suites:
-        raise UserError(f"there is no suite {args.suite!r}: {unknown('suite', args.suite, params.suites)}")
-    if "dataset" in args:
-        params.dataset(args.dataset)
-    run = params.resolve(args.run) if "run" in args else None
-    job = _job(args, run)
-    if job is None:
-        _do(args, params, run)
-        return 0
-    stage, name, out, *others = job
-    with locks.alone(out, *others) as waited:
-        if waited and pipeline.is_made(params, stage, name, out):
-            log.info("%s is there now, made with the same settings from the same files", out)
-            print(out)
-        else:
-            _do(args, params, run)
+    if "stages" in args:
+        _make(args, params)
+    else:
+        _do(args, params)
     return 0
 
 
-def _job(args: argparse.Namespace, run: RunSettings | None) -> tuple[Any, ...] | None:
-    """Stage, name and outputs of a command that writes results; None for one that does not."""
-    name = run.name if run else args.dataset if "dataset" in args else ""
-    prefix = "fsvae_" if run and run.model == "fsvae" else ""
-    match args.command:
-        case "fetch":
-            return "fetch", name, artifacts.data_path(name)
-        case "train" if run is None:
-            return "classifier", name, artifacts.classifier_path(name)
-        case "train":
-            return args.model, name, artifacts.model_path(name, args.model)
-        case "encode":
-            return "tokens", name, artifacts.tokens_path(name)
-        case "tune":
-            return "tune", name, artifacts.tuning_path(name)
-        case "sample" if args.out is None:
-            return f"{prefix}sample", name, artifacts.samples_path(name), artifacts.sampling_path(name)
-        case "inspect":
-            return "inspect", name, artifacts.traces_path(name)
-        case "evaluate":
-            return f"{prefix}evaluate", name, artifacts.metrics_path(name), artifacts.reconstructions_path(name)
-        case "energy":
-            return f"{prefix}energy", name, artifacts.energy_path(name)
-        case "table" if args.energy:
-            return "energy_table", args.suite, energy_table_path(args.suite)
-        case "table":
-            return "table", args.suite, table_path(args.suite)
-        case "figure":
-            return "figure", args.suite, figure_path(args.suite, args.kind)
-    return None
+def _make(args: argparse.Namespace, params: Params) -> None:
+    """Do the job of a stage, or draw a picture by the command of one."""
+    of_command = [stage for stage in STAGES.values() if stage.command == args.stages]
+    asked = {option: getattr(args, option) for stage in of_command for option in stage.options}
+    options = {option: value for option, value in asked.items() if value is not False}
+    job = job_of(params, args.stages, getattr(args, FLAGS[of_command[0].over]), **options)
+    if args.command == "sample" and _is_picture(args):
+        _on_device(job, lambda: _draw_picture(args, job))
+        return
+    with locks.alone(*job.outputs) as waited:
+        if waited and job.is_made():
+            log.info("%s is there now, made with the same settings from the same files", job.out)
+        elif job.spec.gpu:
+            _on_device(job, lambda: make(job, args.device))
+        else:
+            make(job)
+    shown = next((path for path in job.outputs if path.suffix == ".md"), job.out)
+    print(shown.read_text(encoding="utf-8").rstrip("\n") if shown.suffix in SHOWN else shown)
 
 
-def _do(args: argparse.Namespace, params: Params, run: RunSettings | None) -> None:
+def _on_device(job: Job, compute: Callable[[], object]) -> None:
+    import torch
+
+    try:
+        compute()
+    except torch.OutOfMemoryError as error:
+        section = job.spec.threads.removesuffix(".threads")  # the batch size is next to the number of threads
+        raise UserError(
+            f"the GPU's memory is full ({str(error).splitlines()[0]}): lower "
+            f"{section}.batch_size in params.yaml, or pass --device cpu"
+        ) from error
+
+
+def _is_picture(args: argparse.Namespace) -> bool:
+    """Whether ``sample`` draws a picture. Raises UserError where -n and --out ask for something else."""
+    if args.n is not None and not 1 <= args.n <= 10_000:
+        raise UserError(f"-n is {args.n}: ask for 1 to 10000 images")
+    if args.n is not None and args.out is None:
+        raise UserError(
+            "-n without --out would make results/samples differ from params.yaml: add --out FILE.png, "
+            "or change sample.n of the run"
+        )
+    return args.out is not None
+
+
+def _draw_picture(args: argparse.Namespace, job: Job) -> None:
+    from spiking_diffusion.devices import pick_device
+    from spiking_diffusion.stages.sample import sample_picture
+
+    print(sample_picture(job.run, args.n or 64, args.out, pick_device(args.device or job.params.device)))
+
+
+def _do(args: argparse.Namespace, params: Params) -> None:
+    """The commands that make no results."""
+    if "suite" in args and args.suite not in params.suites:
+        raise UserError(f"there is no suite {args.suite!r}: {unknown('suite', args.suite, params.suites)}")
     match args.command:
         case "show":
-            assert run
-            print(json.dumps(run.model_dump(), indent=2))
+            print(json.dumps(params.resolve(args.run).model_dump(), indent=2))
+        case "grid":
+            _here(args)
+            print(grid_text(params, args.run, args.sets, args.seeds, args.new_suite), end="")
         case "bench":
             from spiking_diffusion.benchmark.measure import bench
 
@@ -251,29 +262,9 @@ def _do(args: argparse.Namespace, params: Params, run: RunSettings | None) -> No
             lines = "\n".join(f"{key}: {value}" for key, value in found.items())
             print(json.dumps(found, indent=2) if args.json else lines)
         case "recipes":
-            from spiking_diffusion.reporting.recipes import recipes_page
-
             print(recipes_page(params), end="")
         case "dvc":
-            from spiking_diffusion.projection import dvc_yaml
-
             print(dvc_yaml(params), end="")
-        case "fetch":
-            from spiking_diffusion.data.fetch import fetch
-
-            print(fetch(params, args.dataset))
-        case "table" if args.energy:
-            from spiking_diffusion.reporting.energy import make_energy_table
-
-            print(make_energy_table(params, args.suite).read_text(), end="")
-        case "table":
-            from spiking_diffusion.reporting.tables import make_table
-
-            print(make_table(params, args.suite).with_suffix(".md").read_text(), end="")
-        case "figure":
-            from spiking_diffusion.reporting.figures import make_figure
-
-            print(make_figure(params, args.suite, args.kind))
         case "page":
             from spiking_diffusion.reporting.pages import make_page
 
@@ -281,83 +272,6 @@ def _do(args: argparse.Namespace, params: Params, run: RunSettings | None) -> No
         case "report":
             _here(args)
             _report(params, args.suite)
-        case _:
-            import torch
-
-            try:
-                _on_device(args, params, run)
-            except torch.OutOfMemoryError as error:
-                sizes = {
-                    "train": f"{args.model}.train" if run else "classifier",
-                    "encode": "vqsvae.train",
-                    "tune": "sample",
-                }
-                raise UserError(
-                    f"the GPU's memory is full ({str(error).splitlines()[0]}): lower "
-                    f"{sizes.get(args.command, args.command)}.batch_size in params.yaml, or pass --device cpu"
-                ) from error
-
-
-def _on_device(args: argparse.Namespace, params: Params, run: RunSettings | None) -> None:
-    """The commands that compute with torch."""
-    from spiking_diffusion.training.devices import pick_device
-
-    device = pick_device(args.device or params.device)
-    if run is None:
-        from spiking_diffusion.metrics.classifier import train_classifier
-
-        print(train_classifier(params, args.dataset, device))
-        return
-    fsvae = args.command == "train" and args.model == "fsvae"
-    if args.command in ("train", "encode", "tune", "inspect") and fsvae != (run.model == "fsvae"):
-        raise UserError(
-            f"{run.name!r} is a {run.model} run: "
-            f"{'name a baseline' if fsvae else 'name a run under runs:'} in params.yaml for this command"
-        )
-    match args.command, getattr(args, "model", None):
-        case "train", "vqsvae":
-            from spiking_diffusion.training.vqsvae import train_vqsvae
-
-            print(train_vqsvae(params, run, device))
-        case "train", "sdid":
-            from spiking_diffusion.training.sdid import train_sdid
-
-            print(train_sdid(params, run, device))
-        case "train", "fsvae":
-            from spiking_diffusion.training.fsvae import train_fsvae
-
-            print(train_fsvae(params, run, device))
-        case "encode", _:
-            from spiking_diffusion.training.tokens import encode_run
-
-            print(encode_run(params, run, device))
-        case "tune", _:
-            from spiking_diffusion.training.tune import tune_run
-
-            print(tune_run(params, run, device).read_text(), end="")
-        case "sample", _:
-            from spiking_diffusion.training.sample import sample_picture, sample_run
-
-            if args.n is not None and not 1 <= args.n <= 10_000:
-                raise UserError(f"-n is {args.n}: ask for 1 to 10000 images")
-            if args.n is not None and args.out is None:
-                raise UserError(
-                    "-n without --out would make results/samples differ from params.yaml: add --out FILE.png, "
-                    "or change sample.n of the run"
-                )
-            print(sample_picture(run, args.n or 64, args.out, device) if args.out else sample_run(params, run, device))
-        case "inspect", _:
-            from spiking_diffusion.training.inspect import inspect_run
-
-            print(inspect_run(params, run, device))
-        case "energy", _:
-            from spiking_diffusion.metrics.energy import energy_run
-
-            print(energy_run(params, run, device).read_text(), end="")
-        case "evaluate", _:
-            from spiking_diffusion.metrics.evaluate import evaluate_run
-
-            print(evaluate_run(params, run, device).read_text(), end="")
 
 
 def _here(args: argparse.Namespace) -> None:

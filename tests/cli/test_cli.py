@@ -338,7 +338,7 @@ def test_interruption_is_one_line(monkeypatch, capsys):
     def interrupt(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("spiking_diffusion.data.fetch.fetch", interrupt)
+    monkeypatch.setattr("spiking_diffusion.stages.fetch.run", interrupt)
     assert main(["fetch", "--dataset", "digits"]) == 130
     out, err = capsys.readouterr()
     assert out == ""

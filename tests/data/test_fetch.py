@@ -15,13 +15,14 @@ import torch
 import yaml
 from PIL import Image
 
-from spiking_diffusion import artifacts, pipeline
+from spiking_diffusion import artifacts, paths
 from spiking_diffusion.config import RemoteFile, check_params
 from spiking_diffusion.data.card import contact_sheet
-from spiking_diffusion.data.fetch import fetch
 from spiking_diffusion.data.images import load_images
 from spiking_diffusion.data.sources import MIRROR, obtain
 from spiking_diffusion.errors import UserError
+from spiking_diffusion.graph.jobs import Job
+from spiking_diffusion.stages import make
 
 ROOT = Path(__file__).parents[2]
 RAW = yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8"))
@@ -34,6 +35,11 @@ pytestmark = pytest.mark.usefixtures("project")
 # --- sources --------------------------------------------------------------------------------------------
 
 GOOD, BAD = b"the right bytes " * 100, b"some other bytes"
+
+
+def fetch(params, name):
+    """The path of a dataset that the stage has just made."""
+    return make(Job(params, "fetch", name))
 
 
 @pytest.fixture
@@ -98,6 +104,18 @@ def test_next_source_is_tried(faulty, fault):
     assert found.read_bytes() == GOOD
     assert list(dict.fromkeys(faulty.asked)) == [fault, "/good"]
     assert sorted(p.name for p in CACHE.iterdir()) == ["file.gz", "file.gz.source"]
+
+
+def test_a_source_that_fails_for_a_moment_is_tried_again(server):
+    """Seen to fail with one round."""
+
+    class Recovering(dict):
+        def get(self, path, default):
+            return (200, {}, GOOD) if server.asked.count(path) > 2 else (503, {}, b"")
+
+    server.replies = Recovering()
+    assert get(remote(server.url("/a"))).read_bytes() == GOOD
+    assert server.asked == ["/a"] * 3
 
 
 def test_one_sentence_lists_all_that_was_tried_and_nothing_is_left_behind(faulty):
@@ -252,10 +270,10 @@ def test_bytes_are_the_same_twice_and_differ_by_split_seed(make):
     params = make()
     name = make.__name__
     first = artifacts.sha256(fetch(params, name))
-    artifacts.data_path(name).unlink()
+    paths.data_path(name).unlink()
     assert artifacts.sha256(fetch(params, name)) == first
 
-    before = load_images(artifacts.data_path(name)).images["validation"]
+    before = load_images(paths.data_path(name)).images["validation"]
     split = params.dataset(name).split.model_copy(update={"seed": 1})
     other = params.dataset(name).model_copy(update={"split": split})
     params = params.model_copy(update={"datasets": {**params.datasets, name: other}})
@@ -268,11 +286,11 @@ def test_bytes_are_the_same_twice_and_differ_by_split_seed(make):
 def test_settings_lie_beside():
     params = tiny()
     out = fetch(params, "tiny")
-    settings = artifacts.read_json(artifacts.settings_path(out))
+    settings = artifacts.read_json(paths.settings_path(out))
     assert settings.pop("outputs") == {
-        str(path): artifacts.sha256(path) for path in (out, artifacts.card_path("tiny"), artifacts.sheet_path("tiny"))
+        str(path): artifacts.sha256(path) for path in (out, paths.card_path("tiny"), paths.sheet_path("tiny"))
     }
-    assert settings == pipeline.record(params, "fetch", "tiny")
+    assert settings == Job(params, "fetch", "tiny").record
     assert sorted(p.name for p in out.parent.iterdir()) == [
         *("tiny.card.json", "tiny.npz", "tiny.png", "tiny.settings.json")
     ]
@@ -282,7 +300,7 @@ def test_settings_lie_beside():
 def test_card():
     params = tiny()
     out = fetch(params, "tiny")
-    card = artifacts.read_json(artifacts.card_path("tiny"))
+    card = artifacts.read_json(paths.card_path("tiny"))
     arrays = artifacts.read_npz(out)
     assert card["images"] == {
         split: {
@@ -313,18 +331,18 @@ def test_source_on_the_card_is_the_url_also_when_the_cache_serves(server):
         file["urls"] = [server.url("/gone"), server.url(f"/{file['name']}")]
     params = tiny(**entry)
     fetch(params, "tiny")
-    first = artifacts.read_json(artifacts.card_path("tiny"))
+    first = artifacts.read_json(paths.card_path("tiny"))
     assert first["files"]["test_labels"]["source"] == server.url("/test_labels.gz")
     asked = len(server.asked)
     fetch(params, "tiny")
-    assert artifacts.read_json(artifacts.card_path("tiny")) == first
+    assert artifacts.read_json(paths.card_path("tiny")) == first
     assert len(server.asked) == asked
 
 
 @pytest.mark.usefixtures("mirrored")
 def test_contact_sheet_has_a_row_for_each_class():
     arrays = artifacts.read_npz(fetch(tiny(), "tiny"))
-    with Image.open(artifacts.sheet_path("tiny")) as image:
+    with Image.open(paths.sheet_path("tiny")) as image:
         sheet = np.asarray(image)
     assert sheet.shape == (2 * (10 * 9 - 1), 2 * (10 * 13 - 1))
     for label in range(10):

@@ -16,17 +16,23 @@ import pytest
 import yaml
 from PIL import Image
 
-from spiking_diffusion import artifacts
+from spiking_diffusion import artifacts, paths
+from spiking_diffusion.artifacts import files_of
 from spiking_diffusion.config import check_params
 from spiking_diffusion.data import formats
-from spiking_diffusion.data.archives import files_of
-from spiking_diffusion.data.fetch import fetch
 from spiking_diffusion.data.images import load_images
 from spiking_diffusion.errors import UserError
+from spiking_diffusion.graph.jobs import Job
+from spiking_diffusion.stages import make
 
 ROOT = Path(__file__).parents[2]
 RAW = yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8"))
 pytestmark = pytest.mark.usefixtures("project")
+
+
+def fetch(params, name):
+    """The path of a dataset that the stage has just made."""
+    return make(Job(params, "fetch", name))
 
 
 def mine(kind, path, shape=(1, 8, 12), classes=3, validation=2, test=0, resize="none"):
@@ -122,9 +128,9 @@ def test_npz_with_many_classes():
 def test_own_bytes_are_noted_though_not_checked():
     fetch(mine("npz", npz()), "mine")
     digest = artifacts.sha256(Path("mine.npz"))
-    card = artifacts.read_json(artifacts.card_path("mine"))
+    card = artifacts.read_json(paths.card_path("mine"))
     assert card["files"] == {"data": {"source": "mine.npz", "sha256": digest, "verified": False}}
-    settings = artifacts.read_json(artifacts.settings_path(artifacts.data_path("mine")))
+    settings = artifacts.read_json(paths.settings_path(paths.data_path("mine")))
     assert settings["inputs"] == {"mine.npz": digest}
 
 
@@ -312,7 +318,7 @@ def test_one_folder_per_class(pack):
     }
     expected = {np.asarray(Image.open(Path("photos", name))).tobytes(): i // 4 for i, name in enumerate(FOUR)}
     assert found == expected
-    assert artifacts.read_json(artifacts.card_path("mine"))["class_names"] == ["cat", "dog", "emu"]
+    assert artifacts.read_json(paths.card_path("mine"))["class_names"] == ["cat", "dog", "emu"]
 
 
 def test_same_bytes_from_folder_zip_and_tar():

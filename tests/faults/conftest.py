@@ -12,33 +12,14 @@ from pathlib import Path
 import pytest
 import yaml
 
+from spiking_diffusion.config import check_params
+from spiking_diffusion.graph.jobs import jobs
+
 ROOT = Path(__file__).parents[2]
 MANY = "KILLS" in os.environ
 """Whether this is `make faults`."""
 KILLED = Counter()
 """Processes killed so far, by stage."""
-
-STAGES = {
-    "fetch": ("fetch --dataset digits", ["data"]),
-    "classifier": ("train classifier --dataset digits", ["classifiers"]),
-    "vqsvae": ("train vqsvae --run digits", ["models/digits/vqsvae"]),
-    "tokens": ("encode --run digits", ["tokens"]),
-    "sdid": ("train sdid --run digits", ["models/digits/sdid"]),
-    "fsvae": ("train fsvae --run digits-fsvae", ["models/digits-fsvae"]),
-    "tune": ("tune --run digits", ["tuning"]),
-    "sample": ("sample --run digits", ["samples/digits."]),
-    "fsvae_sample": ("sample --run digits-fsvae", ["samples/digits-fsvae"]),
-    "evaluate": ("evaluate --run digits", ["metrics/digits.", "reconstructions/digits."]),
-    "fsvae_evaluate": (
-        "evaluate --run digits-fsvae",
-        ["metrics/digits-fsvae", "reconstructions/digits-fsvae"],
-    ),
-    "inspect": ("inspect --run digits", ["traces"]),
-    "energy": ("energy --run digits", ["energy/digits."]),
-    "table": ("table --suite quick", ["tables"]),
-    "figure": ("figure --suite quick samples", ["figures/quick-samples"]),
-}
-"""Each stage's command, and how the names of what it writes below results/ begin."""
 
 
 def tiny_params():
@@ -59,7 +40,15 @@ def tiny_params():
     params["device"] = "cpu"
     runs = {name: params["runs"][name] for name in ("digits",)}
     baselines = {name: params["baselines"][name] for name in ("digits-fsvae",)}
-    return params | {"runs": runs, "baselines": baselines, "suites": {"quick": ["digits-fsvae", "digits"]}}
+    of_digits = {"datasets": {"digits": params["datasets"]["digits"]}, "runs": runs, "baselines": baselines}
+    return params | of_digits | {"suites": {"quick": ["digits-fsvae", "digits"]}}
+
+
+JOBS = {job.stage: job for job in jobs(check_params(tiny_params()))}
+"""Each stage's job in the tiny project."""
+STAGES = [stage for stage, job in JOBS.items() if job.spec.command != "figure" or stage == "samples_figure"]
+"""One figure stands for all: they differ in what is drawn alone."""
+TRAININGS = [stage for stage, job in JOBS.items() if job.spec.curve]
 
 
 def pytest_generate_tests(metafunc):
@@ -124,26 +113,26 @@ class Project:
 
     def start(self, stage):
         """The id of a new process, and of its group, that runs a stage."""
-        return self.launcher.start(self.root, STAGES[stage][0])
+        return self.launcher.start(self.root, " ".join(JOBS[stage].command))
 
     def command(self, stage, die=None):
         """Run a stage; its exit code and what it said."""
-        return self.launcher.run(self.root, STAGES[stage][0], die)
+        return self.launcher.run(self.root, " ".join(JOBS[stage].command), die)
 
     def made_by(self, stage):
         """Names of the stage's outputs."""
-        return [name for name in self.results() if name.startswith(tuple(STAGES[stage][1]))]
+        return [path.relative_to("results").as_posix() for path in (*JOBS[stage].outputs, JOBS[stage].settings_file)]
 
     def undo(self, stage):
         """Remove what a stage made, checkpoints too."""
         for name in self.made_by(stage):
-            (self.root / "results" / name).unlink()
-        if stage in ("vqsvae", "sdid", "fsvae"):
+            (self.root / "results" / name).unlink(missing_ok=True)
+        if stage in TRAININGS:
             shutil.rmtree(self.work(stage))
 
     def work(self, stage):
         """Folder of a training's checkpoints."""
-        return self.root / "work" / ("digits-fsvae" if stage == "fsvae" else "digits") / stage
+        return self.root / "work" / JOBS[stage].name / stage
 
     def results(self):
         """Every file below results/, hidden ones too, by name."""
@@ -169,16 +158,12 @@ def undisturbed(tmp_path_factory, launcher):
     root = tmp_path_factory.mktemp("undisturbed")
     (root / "params.yaml").write_text(yaml.safe_dump(tiny_params(), sort_keys=False))
     seconds = {}
-    for stage, (command, _) in [*STAGES.items(), *more_figures()]:
+    for stage in [*STAGES, "losses_figure", "codebook_figure"]:
         begin = time.monotonic()
-        status, said = launcher.run(root, command)
+        status, said = launcher.run(root, " ".join(JOBS[stage].command))
         assert status == 0, said
         seconds[stage] = time.monotonic() - begin
     return root, files(root / "results"), seconds
-
-
-def more_figures():
-    return [(f"figure {kind}", (f"figure --suite quick {kind}", [])) for kind in ("losses", "codebook")]
 
 
 @pytest.fixture

@@ -11,15 +11,18 @@ import os
 import resource
 import signal
 import sys
+from importlib import import_module
 
 import torch
 
 from spiking_diffusion import cli
-from spiking_diffusion.metrics import classifier, evaluate  # noqa: F401
-from spiking_diffusion.reporting import figures, tables  # noqa: F401
-from spiking_diffusion.training import fsvae, loop, sample, sdid, vqsvae  # noqa: F401
+from spiking_diffusion.graph.stages import STAGES
+from spiking_diffusion.training import loop
 
 loop.SAVE_EVERY = 2
+for stage in STAGES.values():
+    for module in filter(None, [stage.module, stage.family, stage.draws]):
+        import_module(f"spiking_diffusion.{module}")
 
 
 def starved(n):

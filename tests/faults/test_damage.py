@@ -175,7 +175,7 @@ def test_sdid_of_another_vqsvae(project):
         ("models/digits/vqsvae.safetensors", "tokens"),
         ("models/digits/sdid.safetensors", "sample"),
         ("models/digits-fsvae/fsvae.safetensors", "fsvae_sample"),
-        ("samples/digits.npz", "figure"),
+        ("samples/digits.npz", "samples_figure"),
         ("tuning/digits.json", "sample"),
         ("metrics/digits.json", "table"),
     ],

@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from spiking_diffusion.config import load_params
-from spiking_diffusion.pipeline import wants_gpu
+from spiking_diffusion.graph.stages import wants_gpu
 
 
 def edit(project, stage, **train):
@@ -37,13 +37,12 @@ def test_a_rate_far_too_high(project, stage):
 
 
 def test_nothing_but_downloads_is_tried_again():
-    """A training that diverged would diverge again: `retries` stands in one rule alone, and in no default.
+    """A training that diverged would diverge again, and a file of one's own that is damaged stays so.
 
     Seen to fail with `retries: 1` in the profile.
     """
     root = Path(__file__).parents[2]
-    rules = {path.name: path.read_text().count("retries:") for path in (root / "workflow/rules").glob("*.smk")}
-    assert {name for name, n in rules.items() if n} == {"data.smk"} and rules["data.smk"] == 1
+    assert not [path for path in (root / "workflow/rules").glob("*.smk") if "retries:" in path.read_text()]
     assert "retries" not in yaml.safe_load((root / "profiles/default/config.yaml").read_text())
 
 

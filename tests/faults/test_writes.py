@@ -7,7 +7,7 @@ import subprocess
 
 import pytest
 
-WRITERS = ["fetch", "classifier", "vqsvae", "tokens", "evaluate", "table", "figure"]
+WRITERS = ["fetch", "classifier", "vqsvae", "tokens", "evaluate", "table", "samples_figure"]
 
 
 @pytest.fixture

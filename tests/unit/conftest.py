@@ -9,13 +9,14 @@ import torch
 import yaml
 from torch import nn
 
-from spiking_diffusion import artifacts, config
-from spiking_diffusion.data.fetch import fetch
+from spiking_diffusion import artifacts, config, paths
+from spiking_diffusion.diffusion.loading import make_sdid
 from spiking_diffusion.fsvae import FSVAE
+from spiking_diffusion.graph.jobs import Job
 from spiking_diffusion.metrics.classifier import Classifier
-from spiking_diffusion.training.sdid import make_sdid
-from spiking_diffusion.training.weights import save_weights
+from spiking_diffusion.stages import make
 from spiking_diffusion.vqsvae import VQSVAE
+from spiking_diffusion.weights import save_weights
 
 RAW = yaml.safe_load((Path(__file__).parents[2] / "params.yaml").read_text(encoding="utf-8"))
 
@@ -144,21 +145,21 @@ def untrained(tmp_path, monkeypatch, lively, tiny_params):
     deterministic = torch.are_deterministic_algorithms_enabled()
     params = tiny_params()
     run = params.resolve("digits")
-    fetch(params, "digits")
-    path = artifacts.data_path("digits")
+    make(Job(params, "fetch", "digits"))
+    path = paths.data_path("digits")
     with zipfile.ZipFile(path) as old:
         content = {name: old.read(name) for name in old.namelist()}
     with zipfile.ZipFile(path, "w") as new:
         for name, data in content.items():
             new.writestr(name, b"not to be read" if name.startswith("test") else data)
-    save_weights(artifacts.classifier_path("digits"), Classifier(1, (4, 4), 49, 8, 10))
+    save_weights(paths.classifier_path("digits"), Classifier(1, (4, 4), 49, 8, 10))
     vqsvae = lively(VQSVAE(run.recipe.vqsvae, run.recipe.neuron, (1, 28, 28)))
-    save_weights(artifacts.model_path("digits", "vqsvae"), vqsvae)
+    save_weights(paths.model_path("digits", "vqsvae"), vqsvae)
     sdid, _ = make_sdid(run, 6, (7, 7))
     torch.nn.init.normal_(sdid.out.weight, std=0.5)
-    made_from = artifacts.sha256(artifacts.model_path("digits", "vqsvae"))
-    save_weights(artifacts.model_path("digits", "sdid"), lively(sdid), made_from)
+    made_from = artifacts.sha256(paths.model_path("digits", "vqsvae"))
+    save_weights(paths.model_path("digits", "sdid"), lively(sdid), made_from)
     fsvae = lively(FSVAE(run.recipe.fsvae, run.recipe.neuron, (1, 28, 28)))
-    save_weights(artifacts.model_path("digits-fsvae", "fsvae"), fsvae)
+    save_weights(paths.model_path("digits-fsvae", "fsvae"), fsvae)
     yield params
     torch.use_deterministic_algorithms(deterministic)

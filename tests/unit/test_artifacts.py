@@ -26,7 +26,7 @@ from spiking_diffusion.artifacts import (
     write_npz,
 )
 from spiking_diffusion.errors import UserError
-from spiking_diffusion.training.tokens import load_tokens
+from spiking_diffusion.vqsvae.loading import load_tokens
 
 
 def names(folder):

@@ -19,11 +19,11 @@ from spiking_diffusion.diffusion import SDID, AbsorbingDiffusion
 from spiking_diffusion.errors import UserError
 from spiking_diffusion.fsvae import FSVAE, fsvae_loss
 from spiking_diffusion.snn import layers, use_kernels
-from spiking_diffusion.training.fsvae import FSVAETask
-from spiking_diffusion.training.sdid import SDIDTask
-from spiking_diffusion.training.tokens import TokenSet
-from spiking_diffusion.training.vqsvae import VQSVAETask
+from spiking_diffusion.stages.fsvae import FSVAETask
+from spiking_diffusion.stages.sdid import SDIDTask
+from spiking_diffusion.stages.vqsvae import VQSVAETask
 from spiking_diffusion.vqsvae import VQSVAE, vqsvae_loss
+from spiking_diffusion.vqsvae.loading import TokenSet
 
 TOLERANCE = 1e-5
 no_cuda = pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a CUDA device")

@@ -6,11 +6,13 @@ import pytest
 import torch
 from torch import nn
 
-from spiking_diffusion import artifacts
+from spiking_diffusion import artifacts, paths
 from spiking_diffusion.diffusion import SDID
-from spiking_diffusion.metrics.energy import Counter, connections, energy_run, fan_out, totals
+from spiking_diffusion.families import load
+from spiking_diffusion.graph.jobs import Job
+from spiking_diffusion.metrics.energy import Counter, connections, fan_out, totals
 from spiking_diffusion.snn import SpikingDecoder, layers
-from spiking_diffusion.training.sample import Drawing, sample_run
+from spiking_diffusion.stages import make
 
 CPU = torch.device("cpu")
 
@@ -154,26 +156,25 @@ def test_read_out_map_of_sdid_is_fed_by_two_layers(neuron, tiny_params):
 
 
 def test_counting_changes_nothing_and_ends(untrained):
-    drawing = Drawing(untrained.resolve("digits"), CPU)
-    expected, _ = drawing.draw(10, 1.0, 49, "x")
+    drawing = load(untrained.resolve("digits"), CPU)
+    expected, _ = drawing.draw(10, "x", temperature=1.0, steps=49)
     counter = Counter()
     with counter.counting(10, sdid=drawing.sdid, decoder=drawing.vqsvae.decoder):
-        counted, calls = drawing.draw(10, 1.0, 49, "x")
+        counted, notes = drawing.draw(10, "x", temperature=1.0, steps=49)
     before = counter.table()
     assert torch.equal(counted, expected)
     assert all(layer.kernels for layer in drawing.sdid.modules() if isinstance(layer, layers.SpikingLayer))
-    drawing.draw(10, 1.0, 49, "y")
+    drawing.draw(10, "y", temperature=1.0, steps=49)
     pd.testing.assert_frame_equal(counter.table(), before)
     of_sdid = before[before["stage"] == "sdid"]
-    assert of_sdid["calls"].tolist() == pytest.approx([calls] * len(of_sdid))
+    assert of_sdid["calls"].tolist() == pytest.approx([notes["network_calls"]] * len(of_sdid))
     assert (before[before["stage"] == "decoder"]["calls"] == 1).all()
 
 
 def test_stage_for_spiking_diffusion(untrained):
-    artifacts.write_json(artifacts.tuning_path("digits"), {"temperature": 0.9})
-    run = untrained.resolve("digits")
-    sample_run(untrained, run, CPU)
-    row = artifacts.read_json(energy_run(untrained, run, CPU))
+    artifacts.write_json(paths.tuning_path("digits"), {"temperature": 0.9})
+    make(Job(untrained, "sample", "digits"), "cpu")
+    row = artifacts.read_json(make(Job(untrained, "energy", "digits"), "cpu"))
     table = pd.read_csv("results/energy/digits.csv")
     assert list(dict.fromkeys(table["stage"])) == ["encoder", "sdid", "asg", "decoder"]
     assert table["input_rate"].isna().sum() == 3  # real-valued currents enter encoder, SDID and generator
@@ -184,13 +185,13 @@ def test_stage_for_spiking_diffusion(untrained):
     assert row["encoding_mj"] == row["encoder_mj"] > 0
     assert row["mj"] == pytest.approx(row["macs"] * 4.6e-9 + (row["synops"] - row["macs"]) * 0.9e-9)
     assert row["ann_ratio"] == pytest.approx(row["ann_macs"] * 4.6e-9 / row["mj"])
-    first = {path: artifacts.sha256(artifacts.energy_path("digits").with_suffix(path)) for path in (".json", ".csv")}
-    energy_run(untrained, run, CPU)
-    assert first == {path: artifacts.sha256(artifacts.energy_path("digits").with_suffix(path)) for path in first}
+    first = {path: artifacts.sha256(paths.energy_path("digits").with_suffix(path)) for path in (".json", ".csv")}
+    make(Job(untrained, "energy", "digits"), "cpu")
+    assert first == {path: artifacts.sha256(paths.energy_path("digits").with_suffix(path)) for path in first}
 
 
 def test_stage_for_fsvae(untrained):
-    row = artifacts.read_json(energy_run(untrained, untrained.resolve("digits-fsvae"), CPU))
+    row = artifacts.read_json(make(Job(untrained, "fsvae_energy", "digits-fsvae"), "cpu"))
     table = pd.read_csv("results/energy/digits-fsvae.csv").set_index(["stage", "layer"])
     assert row["network_calls"] == 1
     assert row["mj"] == pytest.approx(row["prior_mj"] + row["out_of_latent_mj"] + row["decoder_mj"])

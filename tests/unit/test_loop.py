@@ -14,11 +14,11 @@ from spiking_diffusion.artifacts import canonical_json
 from spiking_diffusion.config import check_params
 from spiking_diffusion.data.images import ImageSet
 from spiking_diffusion.errors import UserError
+from spiking_diffusion.stages.vqsvae import VQSVAETask
 from spiking_diffusion.training import checkpoints as checkpoints_module
 from spiking_diffusion.training import loop
 from spiking_diffusion.training.loop import fit, learning_rate, save_history
-from spiking_diffusion.training.vqsvae import VQSVAETask
-from spiking_diffusion.training.weights import load_weights, save_weights, weight_shapes
+from spiking_diffusion.weights import load_weights, save_weights, weight_shapes
 
 RAW = yaml.safe_load((Path(__file__).parents[2] / "params.yaml").read_text(encoding="utf-8"))
 TRAIN = check_params(RAW).recipes["quick"].sdid.train

@@ -8,15 +8,16 @@ import torch
 import yaml
 from torch import nn
 
-from spiking_diffusion import artifacts
+from spiking_diffusion import artifacts, paths
 from spiking_diffusion.config import check_params
-from spiking_diffusion.data.fetch import fetch
 from spiking_diffusion.data.images import ImageSet, load_images, to_uint8, to_unit
 from spiking_diffusion.errors import UserError
-from spiking_diffusion.metrics.classifier import Classifier, load_classifier, train_classifier
+from spiking_diffusion.graph.jobs import Job
+from spiking_diffusion.metrics.classifier import Classifier, load_classifier
 from spiking_diffusion.metrics.features import fid_and_kid
 from spiking_diffusion.metrics.reconstruction import mse, ssim_loss
-from spiking_diffusion.training.weights import save_weights
+from spiking_diffusion.stages import make
+from spiking_diffusion.weights import save_weights
 
 RAW = yaml.safe_load((Path(__file__).parents[2] / "params.yaml").read_text(encoding="utf-8"))
 PARAMS = check_params(RAW)
@@ -231,7 +232,7 @@ def test_any_seed_that_params_accept_will_do(classifier):
 def digits(tmp_path, monkeypatch):
     """A project folder with digits in it, and parameters with a short training of the classifier."""
     monkeypatch.chdir(tmp_path)
-    fetch(PARAMS, "digits")
+    make(Job(PARAMS, "fetch", "digits"))
     threads, deterministic = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
     yield PARAMS.model_copy(update={"classifier": PARAMS.classifier.model_copy(update={"steps": 40, "threads": 1})})
     torch.set_num_threads(threads)  # training sets both for good
@@ -239,10 +240,10 @@ def digits(tmp_path, monkeypatch):
 
 
 def test_classifier_learns_and_its_features_have_mean_square_1(digits):
-    path = train_classifier(digits, "digits", CPU)
-    data = load_images(artifacts.data_path("digits"))
+    path = make(Job(digits, "classifier", "digits"), "cpu")
+    data = load_images(paths.data_path("digits"))
     assert np.square(embed(path, data.images["train"])).mean() == pytest.approx(1, rel=1e-4)
-    accuracy = artifacts.read_json(artifacts.settings_path(path))["test_accuracy"]
+    accuracy = artifacts.read_json(paths.settings_path(path))["test_accuracy"]
     with torch.no_grad():
         guesses = load_classifier(path, CPU)(to_unit(data.images["test"])).argmax(1)
     assert accuracy == pytest.approx(float((guesses == data.labels["test"]).float().mean()))
@@ -251,18 +252,18 @@ def test_classifier_learns_and_its_features_have_mean_square_1(digits):
 
 def test_classifier_of_one_class_has_no_accuracy(digits):
     datasets = digits.datasets | {"digits": digits.datasets["digits"].model_copy(update={"classes": 1})}
-    path = artifacts.data_path("digits")
+    path = paths.data_path("digits")
     arrays = artifacts.read_npz(path)
     artifacts.write_npz(path, {key: array * (not key.endswith("labels")) for key, array in arrays.items()})
-    out = train_classifier(digits.model_copy(update={"datasets": datasets}), "digits", CPU)
-    assert artifacts.read_json(artifacts.settings_path(out))["test_accuracy"] is None
+    out = make(Job(digits.model_copy(update={"datasets": datasets}), "classifier", "digits"), "cpu")
+    assert artifacts.read_json(paths.settings_path(out))["test_accuracy"] is None
 
 
 def test_classifier_is_the_same_twice(digits):
     short = digits.model_copy(update={"classifier": digits.classifier.model_copy(update={"steps": 3})})
-    first = artifacts.sha256(train_classifier(short, "digits", CPU))
+    first = artifacts.sha256(make(Job(short, "classifier", "digits"), "cpu"))
     torch.manual_seed(99)
-    assert artifacts.sha256(train_classifier(short, "digits", CPU)) == first
+    assert artifacts.sha256(make(Job(short, "classifier", "digits"), "cpu")) == first
 
 
 def test_loaded_classifier_has_the_sizes_of_its_file(classifier):

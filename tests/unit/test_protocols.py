@@ -5,6 +5,7 @@ import io
 import logging
 import pickle
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import pytest
@@ -18,7 +19,7 @@ from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorIncepti
 from torchvision.models.inception import Inception3
 
 from spiking_diffusion import artifacts
-from spiking_diffusion.config import Inception, check_params
+from spiking_diffusion.config import Inception, Protocol, check_params
 from spiking_diffusion.errors import UserError
 from spiking_diffusion.metrics import distances, features, protocols
 from spiking_diffusion.metrics.classifier import Classifier, load_classifier
@@ -32,7 +33,7 @@ from spiking_diffusion.metrics.features import (
 )
 from spiking_diffusion.metrics.inception import CACHE, INCEPTION, UnavailableError, find_weights, read_weights
 from spiking_diffusion.metrics.protocols import COLUMNS, PROTOCOLS, Images, measure
-from spiking_diffusion.training.weights import save_weights
+from spiking_diffusion.weights import save_weights
 
 RAW = yaml.safe_load((Path(__file__).parents[2] / "params.yaml").read_text(encoding="utf-8"))
 PARAMS = check_params(RAW)
@@ -421,7 +422,7 @@ def test_hashes_in_params_fit_the_names_that_begin_with_them():
     for file in (PARAMS.inception.fid, PARAMS.inception.imagenet):
         assert file.sha256.startswith(Path(file.name).stem.rpartition("-")[2])
         assert file.urls[0].endswith(f"/{file.name}")
-    assert protocols.PROTOCOLS.keys() == {"standard", "clean32", "train50k", "released", "classifier"}
+    assert protocols.PROTOCOLS.keys() == set(get_args(Protocol))
 
 
 def test_a_classifier_without_labels_is_named_beside_its_numbers(tmp_path):

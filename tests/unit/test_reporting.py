@@ -15,25 +15,19 @@ import pytest
 import yaml
 from PIL import Image
 
-from spiking_diffusion import artifacts
+from spiking_diffusion import artifacts, paths
 from spiking_diffusion.config import check_params
 from spiking_diffusion.errors import UserError
-from spiking_diffusion.reporting.figures import make_figure
+from spiking_diffusion.graph.jobs import Job, job_of
+from spiking_diffusion.graph.suites import figure_inputs, figure_paths, figures_of
+from spiking_diffusion.paths import figure_path
+from spiking_diffusion.pictures import grid
 from spiking_diffusion.reporting.figures.curves import ablation, steps, temperature
 from spiking_diffusion.reporting.figures.images import by_chance, reconstructions
 from spiking_diffusion.reporting.figures.training import dynamics, layer_name
 from spiking_diffusion.reporting.figures.trajectory import MASK
-from spiking_diffusion.reporting.layout import (
-    MODELS,
-    ablated,
-    figure_inputs,
-    figure_path,
-    figure_paths,
-    figures_of,
-    groups,
-)
-from spiking_diffusion.reporting.picture import grid
-from spiking_diffusion.reporting.tables import make_table
+from spiking_diffusion.reporting.groups import ablated, groups
+from spiking_diffusion.stages import make
 
 RAW = yaml.safe_load((Path(__file__).parents[2] / "params.yaml").read_text(encoding="utf-8"))
 RAW["suites"] |= {
@@ -75,8 +69,8 @@ def test_reconstructions_stand_below_their_own_images(tmp_path, monkeypatch):
     """Of a sorted test set, other images than the first. Seen to fail for either row in the order of the file."""
     monkeypatch.chdir(tmp_path)
     images = np.repeat(np.arange(200, dtype=np.uint8), 28 * 28).reshape(-1, 1, 28, 28)
-    artifacts.write_npz(artifacts.data_path("digits"), {"test_images": images})
-    artifacts.write_npz(artifacts.reconstructions_path("digits-fsvae"), {"images": images})
+    artifacts.write_npz(paths.data_path("digits"), {"test_images": images})
+    artifacts.write_npz(paths.reconstructions_path("digits-fsvae"), {"images": images})
     drawn = [axis.get_images()[0].get_array() for axis in reconstructions(groups(PARAMS, "baselines-only")).axes]
     plt.close("all")
     assert np.array_equal(drawn[0], drawn[1])
@@ -119,20 +113,20 @@ def fill(params, suite):
         run = params.resolve(name)
         shape = tuple(run.dataset.shape)
         images = draws.integers(0, 256, (40, *shape), np.uint8)
-        artifacts.write_npz(artifacts.data_path(run.dataset_name), {"test_images": images})
-        artifacts.write_npz(artifacts.reconstructions_path(name), {"images": images})
-        artifacts.write_npz(artifacts.samples_path(name), {"images": images[::-1], "network_calls": np.array(1.0)})
-        for model in MODELS[run.model]:
+        artifacts.write_npz(paths.data_path(run.dataset_name), {"test_images": images})
+        artifacts.write_npz(paths.reconstructions_path(name), {"images": images})
+        artifacts.write_npz(paths.samples_path(name), {"images": images[::-1], "network_calls": np.array(1.0)})
+        for model in run.family.networks:
             history = pd.DataFrame({"epoch": [1, 2, 3]})
             for column in COLUMNS[model].split():
                 history[column] = draws.random(3)
-            artifacts.write_text(artifacts.history_path(artifacts.model_path(name, model)), history.to_csv(index=False))
+            artifacts.write_text(paths.history_path(paths.model_path(name, model)), history.to_csv(index=False))
         row = {"dataset": run.dataset_name, "model": run.model, "run": name, "recipe": run.recipe_name, "seed": 0}
         row |= {key: draws.random() for key in ("mse", "ssim", "classifier_kid", "classifier_fid", "perplexity")}
         if run.model == "spiking-diffusion":
             tokens = {s: draws.integers(0, 20, (30, 7, 7)).astype(np.uint16) for s in ("train", "validation", "test")}
             tokens |= {"size": np.array(32), "vqsvae": np.array("0" * 64)}
-            artifacts.write_npz(artifacts.tokens_path(name), tokens)
+            artifacts.write_npz(paths.tokens_path(name), tokens)
             channels, height, width = shape
             h, w = height // 4, width // 4
             trains = {f"{kind}_spikes": draws.integers(0, 2, (3, 5, h, w), np.uint8) for kind in ("encoder", "asg")}
@@ -146,12 +140,12 @@ def fill(params, suite):
                 **trains,
                 **{key.replace("spikes", "psp"): train.astype(np.float32) / 2 for key, train in trains.items()},
             }
-            artifacts.write_npz(artifacts.traces_path(name), traces)
+            artifacts.write_npz(paths.traces_path(name), traces)
             tried = {"sampler": "ancestral", "steps": [49, 49, 8], "temperature": [0.8, 1.0, 0.8], "network_calls": 9.0}
             tuning = pd.DataFrame({**tried, "fid": draws.random(3), "kid": draws.random(3)})
-            artifacts.write_text(artifacts.tuning_path(name).with_suffix(".csv"), tuning.to_csv(index=False))
+            artifacts.write_text(paths.tuning_path(name).with_suffix(".csv"), tuning.to_csv(index=False))
             row |= {"bits_per_token": draws.random(), "codes_used": 20, "k": 0.5, "sampler": "ancestral"}
-        artifacts.write_json(artifacts.metrics_path(name), row)
+        artifacts.write_json(paths.metrics_path(name), row)
 
 
 @pytest.fixture
@@ -175,9 +169,9 @@ def finished(tmp_path_factory):
     with contextlib.chdir(folder):
         Path("params.yaml").write_text(yaml.safe_dump(RAW))
         fill(PARAMS, "both")
-        artifacts.write_npz(artifacts.samples_path("digits"), {"images": np.full((40, 1, 28, 28), 77, np.uint8)})
+        artifacts.write_npz(paths.samples_path("digits"), {"images": np.full((40, 1, 28, 28), 77, np.uint8)})
         for kind in KINDS:
-            assert make_figure(PARAMS, "both", kind) == figure_path("both", kind)
+            assert make(Job(PARAMS, f"{kind}_figure", "both")) == figure_path("both", kind)
         return folder, written("figures")
 
 
@@ -206,7 +200,7 @@ def test_figures_are_png_svg_and_pdf_with_settings_beside(finished):
 
 def test_figures_are_the_same_twice(again):
     for kind in reversed(KINDS):
-        make_figure(PARAMS, "both", kind)
+        make(Job(PARAMS, f"{kind}_figure", "both"))
     assert written("figures") == again
 
 
@@ -219,9 +213,9 @@ def test_figures_are_the_same_in_another_process(again):
 
 
 def test_figure_changes_with_its_content(again):
-    images = artifacts.read_npz(artifacts.samples_path("digits"))["images"]
-    artifacts.write_npz(artifacts.samples_path("digits"), {"images": 255 - images})
-    make_figure(PARAMS, "both", "samples")
+    images = artifacts.read_npz(paths.samples_path("digits"))["images"]
+    artifacts.write_npz(paths.samples_path("digits"), {"images": 255 - images})
+    make(Job(PARAMS, "samples_figure", "both"))
     for end in ("png", "svg", "pdf", "settings.json"):
         assert written("figures")[f"both-samples.{end}"] != again[f"both-samples.{end}"]
 
@@ -271,15 +265,15 @@ def test_png_has_the_samples_pixels_in_it(finished):
 )
 def test_figures_of_other_suites(suite, kind, fragments):
     fill(PARAMS, suite)
-    text = make_figure(PARAMS, suite, kind).with_suffix(".svg").read_text()
+    text = make(Job(PARAMS, f"{kind}_figure", suite)).with_suffix(".svg").read_text()
     assert [fragment for fragment in fragments if fragment not in text] == []
 
 
 @pytest.mark.usefixtures("project")
 def test_figure_that_a_suite_does_not_have_is_refused():
     assert figures_of(PARAMS, "baselines-only") == ["samples", "reconstructions", "losses", "dynamics"]
-    with pytest.raises(UserError, match="suite 'baselines-only' has no figure 'codebook': its runs allow samples, rec"):
-        make_figure(PARAMS, "baselines-only", "codebook")
+    with pytest.raises(UserError, match="has no codebook figure: its runs allow the figures samples, rec"):
+        job_of(PARAMS, "figure", "baselines-only", kind="codebook")
 
 
 def test_seeds_are_one_group_and_the_first_stands_for_them():
@@ -290,8 +284,8 @@ def test_seeds_are_one_group_and_the_first_stands_for_them():
     assert [group.label for group in groups(PARAMS, "seeds")] == ["k = learned", "k = 1.0"]
     assert ablated(groups(PARAMS, "seeds")) == "vqsvae.k"
     assert ablated(groups(PARAMS, "both")) is None
-    assert artifacts.samples_path("seed-1") not in figure_inputs(PARAMS, "seeds", "samples")
-    assert artifacts.metrics_path("seed-1") in figure_inputs(PARAMS, "seeds", "ablation")
+    assert paths.samples_path("seed-1") not in figure_inputs(PARAMS, "seeds", "samples")
+    assert paths.metrics_path("seed-1") in figure_inputs(PARAMS, "seeds", "ablation")
 
 
 @pytest.mark.parametrize(
@@ -317,7 +311,7 @@ def test_ablation_shows_mean_and_deviation_over_seeds():
     fill(PARAMS, "seeds")
     values = dict(zip(PARAMS.suites["seeds"], (1.0, 2.0, 6.0, 2.0, 4.0), strict=True))
     for run, mse in values.items():
-        path = artifacts.metrics_path(run)
+        path = paths.metrics_path(run)
         artifacts.write_json(path, artifacts.read_json(path) | {"mse": mse})
     panel = ablation(groups(PARAMS, "seeds")).axes[0]
     (points, bars) = panel.containers[0][0], panel.containers[0][2][0]
@@ -386,7 +380,7 @@ def test_steps_figure_shows_each_seed_at_its_own_temperature():
     """FID at all steps and at 8, mean of three seeds that chose different temperatures, taken by hand."""
     fill(PARAMS, "seeds")
     for run, low, other in (("digits", 1.0, 9.0), ("seed-1", 2.0, 9.0), ("seed-2", 9.0, 6.0)):
-        path = artifacts.tuning_path(run).with_suffix(".csv")
+        path = paths.tuning_path(run).with_suffix(".csv")
         tried = pd.read_csv(path).assign(fid=[low, other, min(low, other) + 2])
         tried.loc[2, "temperature"] = 0.8 if low < other else 1.0
         tried.to_csv(path, index=False)
@@ -398,11 +392,11 @@ def test_steps_figure_shows_each_seed_at_its_own_temperature():
 def test_gif_goes_from_masks_to_the_last_images_in_the_same_bytes():
     fill(PARAMS, "two-datasets")
     for name in ("cifar10", "digits"):
-        path = artifacts.traces_path(name)
+        path = paths.traces_path(name)
         traces = artifacts.read_npz(path)
         traces["trajectory_tokens"][-1] = 32  # all masked
         artifacts.write_npz(path, traces)
-    gif = make_figure(PARAMS, "two-datasets", "trajectory").with_suffix(".gif")
+    gif = make(Job(PARAMS, "trajectory_figure", "two-datasets")).with_suffix(".gif")
     first = gif.read_bytes()
     with Image.open(gif) as film:
         assert film.info["loop"] == 0 and film.n_frames >= 40
@@ -411,7 +405,7 @@ def test_gif_goes_from_masks_to_the_last_images_in_the_same_bytes():
         film.seek(film.n_frames - 1)
         end = np.asarray(film.convert("RGB"))
         assert not (end == MASK).all(-1).any() and film.info["duration"] == 2000
-    make_figure(PARAMS, "two-datasets", "trajectory")
+    make(Job(PARAMS, "trajectory_figure", "two-datasets"))
     assert gif.read_bytes() == first
 
 
@@ -420,12 +414,12 @@ def test_gif_goes_from_masks_to_the_last_images_in_the_same_bytes():
 
 def inputs_of(kind):
     if kind == "table":
-        return [artifacts.metrics_path(run) for run in PARAMS.suites["both"]]
+        return [paths.metrics_path(run) for run in PARAMS.suites["both"]]
     return figure_inputs(PARAMS, "both", kind)
 
 
-def make(kind):
-    return make_table(PARAMS, "both") if kind == "table" else make_figure(PARAMS, "both", kind)
+def made(kind):
+    return make(Job(PARAMS, "table", "both")) if kind == "table" else make(Job(PARAMS, f"{kind}_figure", "both"))
 
 
 CASES = [(kind, path) for kind in ("table", *KINDS) for path in inputs_of(kind)]
@@ -433,7 +427,7 @@ CASES = [(kind, path) for kind in ("table", *KINDS) for path in inputs_of(kind)]
 
 def refusal(kind):
     with pytest.raises(UserError) as caught:
-        make(kind)
+        made(kind)
     assert "\n" not in str(caught.value)
     assert not Path("results", "tables" if kind == "table" else "figures").exists()
     return str(caught.value)
@@ -459,10 +453,10 @@ def test_damaged_input_is_named(kind, path):
 @pytest.mark.parametrize(
     ("kind", "path", "write"),
     [
-        ("table", artifacts.metrics_path("digits"), lambda path: artifacts.write_json(path, {"classifier_fid": 1.0})),
-        ("table", artifacts.metrics_path("digits"), lambda path: artifacts.write_json(path, [1.0])),
-        ("samples", artifacts.samples_path("digits"), lambda path: artifacts.write_npz(path, {"other": np.zeros(3)})),
-        ("codebook", artifacts.tokens_path("digits"), lambda path: artifacts.write_npz(path, {"size": np.array(3)})),
+        ("table", paths.metrics_path("digits"), lambda path: artifacts.write_json(path, {"classifier_fid": 1.0})),
+        ("table", paths.metrics_path("digits"), lambda path: artifacts.write_json(path, [1.0])),
+        ("samples", paths.samples_path("digits"), lambda path: artifacts.write_npz(path, {"other": np.zeros(3)})),
+        ("codebook", paths.tokens_path("digits"), lambda path: artifacts.write_npz(path, {"size": np.array(3)})),
         ("losses", inputs_of("losses")[0], lambda path: path.write_text("epoch,loss\n1,2\n")),
     ],
     ids=["metrics without numbers", "metrics as list", "samples without images", "no tokens", "no losses"],

@@ -8,10 +8,12 @@ from pathlib import Path
 import pytest
 import yaml
 
-from spiking_diffusion import artifacts, pipeline
+from spiking_diffusion import artifacts, paths
 from spiking_diffusion.config import check_params
-from spiking_diffusion.reporting.rows import rows_of
-from spiking_diffusion.reporting.tables import PUBLISHED, make_table
+from spiking_diffusion.graph.jobs import Job
+from spiking_diffusion.graph.suites import rows_of
+from spiking_diffusion.reporting.tables import PUBLISHED
+from spiking_diffusion.stages import make
 
 RAW = yaml.safe_load((Path(__file__).parents[2] / "params.yaml").read_text(encoding="utf-8"))
 RAW["runs"] |= {
@@ -43,7 +45,7 @@ def metrics(run, **changes):
     row |= {f"classifier_{key}": value for key, value in zip(ASKED, (7.0, 0.125, 500, 360, 360), strict=True)}
     row |= {f"standard_{key}": None for key in ASKED} | {"standard_reason": "no weights"}
     row |= {f"{name}_reason": "not asked for" for name in ("clean32", "train50k", "released")}
-    artifacts.write_json(artifacts.metrics_path(run), row | changes)
+    artifacts.write_json(paths.metrics_path(run), row | changes)
 
 
 def rows(suite):
@@ -53,7 +55,7 @@ def rows(suite):
 def test_a_row_for_each_run_with_its_numbers():
     metrics("digits-fsvae", mse=0.0125)
     metrics("digits", classifier_fid=1.2345678, codes_used=126)
-    assert make_table(PARAMS, "both") == Path("results/tables/both.csv")
+    assert make(Job(PARAMS, "table", "both")) == Path("results/tables/both.csv")
     first, second = rows("both")
     assert list(first)[:6] == ["dataset", "model", "run", "seeds", "mse", "ssim"]
     assert (first["model"], first["run"], first["mse"]) == ("fsvae", "digits-fsvae", "0.0125")
@@ -67,7 +69,7 @@ def test_floors_of_other_numbers_are_said():
     counts = {"classifier_n_reconstructed": 360, "classifier_n_train_test": 500}
     metrics("digits-fsvae", **counts)
     metrics("digits", **counts, bits_per_token=2.5)
-    make_table(PARAMS, "both")
+    make(Job(PARAMS, "table", "both"))
     text = Path("results/tables/both.md").read_text()
     assert (
         "\nEmpty cells: the model has no such number, its source gives none, or one of the two compared is missing.\n"
@@ -79,7 +81,7 @@ def test_floors_of_other_numbers_are_said():
 def test_a_number_that_cannot_be_had_is_empty_and_explained():
     metrics("digits-fsvae")
     metrics("digits", standard_fid=3.5)
-    make_table(PARAMS, "both")
+    make(Job(PARAMS, "table", "both"))
     first, second = rows("both")
     assert (first["standard_fid"], first["standard_reason"]) == ("", "no weights")
     assert second["standard_fid"] == "3.5"
@@ -97,7 +99,7 @@ def test_seeds_are_one_row_with_mean_and_deviation():
     for run, value in values.items():
         metrics(run, classifier_fid=value, mse=0.25)
     metrics("digits-fsvae", classifier_fid=9.0)
-    make_table(PARAMS, "seeds")
+    make(Job(PARAMS, "table", "seeds"))
     ours, fsvae = rows("seeds")
     assert (ours["run"], ours["seeds"], fsvae["seeds"]) == ("digits-1", "3", "1")
     assert float(ours["classifier_fid"]) == 3.0
@@ -111,10 +113,10 @@ def test_seeds_are_one_row_with_mean_and_deviation():
 def test_no_mean_over_some_of_the_seeds():
     for run in ("digits", "digits-1", "digits-2", "digits-fsvae"):
         metrics(run, **({} if run == "digits-2" else {"standard_fid": 4.0}))
-    make_table(PARAMS, "seeds")
+    make(Job(PARAMS, "table", "seeds"))
     assert rows("seeds")[0]["standard_fid"] == ""
     metrics("digits", standard_fid=4.0, standard_reason=None)
-    make_table(PARAMS, "seeds")
+    make(Job(PARAMS, "table", "seeds"))
     reason = rows("seeds")[0]["standard_reason"]
     assert "digits-2: no weights" in reason and "digits:" not in reason
 
@@ -122,7 +124,7 @@ def test_no_mean_over_some_of_the_seeds():
 def test_an_ablation_has_a_column_for_what_differs():
     for run, value in {"digits": 1.0, "digits-1": 2.0, "digits-k": 5.0, "digits-k-1": 7.0}.items():
         metrics(run, classifier_fid=value)
-    make_table(PARAMS, "ks")
+    make(Job(PARAMS, "table", "ks"))
     assert [(row["vqsvae.k"], row["seeds"], row["classifier_fid"]) for row in rows("ks")] == [
         ("learned", "2", "1.5"),
         ("0.25", "2", "6"),
@@ -153,7 +155,7 @@ def test_table_1_stands_beside_our_numbers():
     for run in PARAMS.suites["table1"]:
         metrics(run)
     metrics("mnist", mse=0.0035, released_fid=40.0, released_kid=0.01)
-    make_table(PARAMS, "table1")
+    make(Job(PARAMS, "table", "table1"))
     found = {(row["dataset"], row["model"]): row for row in rows("table1")}
     assert len(found) == 10
     ours, fsvae = found["mnist", "spiking-diffusion"], found["letters", "fsvae"]
@@ -168,7 +170,7 @@ def test_table_1_stands_beside_our_numbers():
 def test_peers_stand_in_the_column_of_their_own_protocol():
     metrics("mnist", clean32_fid=5.0)
     metrics("cifar10", train50k_fid=100.0)
-    make_table(PARAMS, "beyond")
+    make(Job(PARAMS, "table", "beyond"))
     found = {(row["dataset"], row["model"]): row for row in rows("beyond")}
     assert found["mnist", "spiking-diffusion"]["clean32_fid"] == "5"
     peer = found["mnist", "FSDDIM T=8"]
@@ -194,19 +196,19 @@ def test_what_is_published_is_about_known_datasets_and_protocols():
 def test_table_is_the_same_twice_and_its_settings_lie_beside():
     metrics("digits-fsvae")
     metrics("digits")
-    out = make_table(PARAMS, "both")
+    out = make(Job(PARAMS, "table", "both"))
     first = {path.name: path.read_bytes() for path in out.parent.iterdir()}
     assert sorted(first) == ["both.csv", "both.md", "both.settings.json", "both.tex"]
-    expected = pipeline.record(PARAMS, "table", "both", map(artifacts.metrics_path, PARAMS.suites["both"]))
+    expected = dict(Job(PARAMS, "table", "both").record)
     expected["outputs"] = {str(path): artifacts.sha256(path) for path in map(out.with_suffix, (".csv", ".md", ".tex"))}
-    assert artifacts.read_json(artifacts.settings_path(out)) == expected
-    make_table(PARAMS, "both")
+    assert artifacts.read_json(paths.settings_path(out)) == expected
+    make(Job(PARAMS, "table", "both"))
     assert {path.name: path.read_bytes() for path in out.parent.iterdir()} == first
 
 
 def test_a_code_of_latex_in_a_name_is_written_as_text():
     metrics("digits-fsvae")
     metrics("digits")
-    make_table(PARAMS, "both")
+    make(Job(PARAMS, "table", "both"))
     text = Path("results/tables/both.tex").read_text()
     assert r"classifier\_fid" in text and "classifier_fid" not in text.replace(r"\_", "")

@@ -7,24 +7,23 @@ import pandas as pd
 import pytest
 import torch
 
-from spiking_diffusion import artifacts
+from spiking_diffusion import artifacts, paths
 from spiking_diffusion.data.images import load_images, load_split
 from spiking_diffusion.errors import UserError
-from spiking_diffusion.training import tune
-from spiking_diffusion.training.sample import sample_run
-from spiking_diffusion.training.tune import tune_run
+from spiking_diffusion.graph.jobs import Job
+from spiking_diffusion.stages import make, tune
 
 CPU = torch.device("cpu")
 
 
 def tuned(params):
-    path = tune_run(params, params.resolve("digits"), CPU)
+    path = make(Job(params, "tune", "digits"), "cpu")
     return artifacts.read_json(path), pd.read_csv(path.with_suffix(".csv"))
 
 
 def test_choice_is_made_on_validation_images_alone(untrained):
     """It is made although not one test image can be read."""
-    data = artifacts.data_path("digits")
+    data = paths.data_path("digits")
     with pytest.raises(UserError, match="damaged"):
         load_images(data)
     with pytest.raises(UserError, match="damaged"):
@@ -67,28 +66,27 @@ def test_the_same_twice(untrained):
 
 
 def test_images_are_drawn_with_the_chosen_temperature(untrained, tiny_params):
-    run = untrained.resolve("digits")
     with pytest.raises(UserError, match=r"results/tuning/digits\.json is missing"):
-        sample_run(untrained, run, CPU)
+        make(Job(untrained, "sample", "digits"), "cpu")
     chosen, _ = tuned(untrained)
-    first = artifacts.read_npz(sample_run(untrained, run, CPU))
+    first = artifacts.read_npz(make(Job(untrained, "sample", "digits"), "cpu"))
     assert first["temperature"] == chosen["temperature"]
     assert first["steps"] == 49
-    recorded = artifacts.read_json(artifacts.settings_path(artifacts.samples_path("digits")))["inputs"]
+    recorded = artifacts.read_json(paths.settings_path(paths.samples_path("digits")))["inputs"]
     assert "results/tuning/digits.json" in recorded
 
-    artifacts.write_json(artifacts.tuning_path("digits"), {**chosen, "temperature": 2.5})
-    other = artifacts.read_npz(sample_run(untrained, run, CPU))
+    artifacts.write_json(paths.tuning_path("digits"), {**chosen, "temperature": 2.5})
+    other = artifacts.read_npz(make(Job(untrained, "sample", "digits"), "cpu"))
     assert other["temperature"] == 2.5
     assert not np.array_equal(first["images"], other["images"])
 
     fixed = tiny_params(temperature=2.5, steps=3)
-    again = artifacts.read_npz(sample_run(fixed, fixed.resolve("digits"), CPU))
+    again = artifacts.read_npz(make(Job(fixed, "sample", "digits"), "cpu"))
     assert (again["temperature"], again["steps"]) == (2.5, 3)
     assert again["network_calls"] <= 3
 
 
 def test_damaged_choice(untrained):
-    artifacts.write_json(artifacts.tuning_path("digits"), {"fid": 1.0})
+    artifacts.write_json(paths.tuning_path("digits"), {"fid": 1.0})
     with pytest.raises(UserError, match=r"results/tuning/digits\.json is damaged"):
-        sample_run(untrained, untrained.resolve("digits"), CPU)
+        make(Job(untrained, "sample", "digits"), "cpu")

@@ -18,9 +18,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from spiking_diffusion.cli import main
-from spiking_diffusion.config import load_params
+from spiking_diffusion.config import load_params, read_yaml
 from spiking_diffusion.errors import UserError
-from spiking_diffusion.yamlfile import read_yaml
 
 RAW = yaml.safe_load((Path(__file__).parents[2] / "params.yaml").read_text(encoding="utf-8"))
 RAW |= {

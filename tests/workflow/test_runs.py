@@ -14,22 +14,26 @@ import pandas as pd
 import pytest
 import yaml
 
+from spiking_diffusion.config import load_params
+from spiking_diffusion.graph.jobs import jobs
+from spiking_diffusion.graph.suites import figures_of
+
 _spec = importlib.util.spec_from_file_location("browser", Path(__file__).with_name("browser.py"))
 assert _spec and _spec.loader
 browser = importlib.util.module_from_spec(_spec)
 _spec.loader.exec_module(browser)
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-FIGURES = {
-    "samples",
-    "reconstructions",
-    "losses",
-    "dynamics",
-    "codebook",
-    "trajectory",
-    "spikes",
-    "temperature",
-    "steps",
-}
+PARAMS = load_params(Path(__file__).parents[2] / "params.yaml")
+
+
+def and_what_follows(stage: str) -> set[str]:
+    """A stage of the suite ``quick`` and those that its outputs lead to, by the declared inputs."""
+    found, made = {stage, "quick"}, set()
+    for job in jobs(PARAMS):
+        if job.name in ("quick", *PARAMS.suites["quick"]) and (job.stage == stage or made & set(job.inputs)):
+            found.add(job.stage)
+            made |= set(job.outputs)
+    return found
 
 
 def test_quick_makes_its_table_and_figures(finished: Any) -> None:
@@ -82,19 +86,9 @@ def test_a_learning_rate_reruns_what_depends_on_it(finished: Any) -> None:
     content["recipes"]["quick"]["sdid"]["train"]["lr"] = 0.123
     try:
         (finished.root / "params.yaml").write_text(yaml.safe_dump(content, sort_keys=False))
-        assert finished.planned("quick") == {
-            "sdid",
-            "tune",
-            "sample",
-            "inspect",
-            "evaluate",
-            "energy",
-            "table",
-            "energy_table",
-            *(f"{kind}_figure" for kind in ("samples", "reconstructions", "losses", "dynamics")),
-            *(f"{kind}_figure" for kind in ("codebook", "trajectory", "spikes", "temperature", "steps")),
-            "quick",
-        }
+        planned = finished.planned("quick")
+        assert planned == and_what_follows("sdid")
+        assert {"evaluate", "losses_figure"} <= planned and not {"vqsvae", "fsvae_sample"} & planned
     finally:
         (finished.root / "params.yaml").write_text(params)
 
@@ -104,16 +98,9 @@ def test_a_change_of_code_reruns_what_runs_it(finished: Any) -> None:
     text = module.read_text()
     try:
         module.write_text(text + "# changed\n")
-        assert finished.planned("quick") == {
-            "fsvae",
-            "fsvae_sample",
-            "fsvae_evaluate",
-            "fsvae_energy",
-            "table",
-            "energy_table",
-            *(f"{kind}_figure" for kind in ("samples", "reconstructions", "losses", "dynamics")),
-            "quick",
-        }
+        planned = finished.planned("quick")
+        assert planned == and_what_follows("fsvae")
+        assert {"fsvae_energy", "losses_figure"} <= planned and not {"sdid", "codebook_figure"} & planned
     finally:
         module.write_text(text)
 
@@ -145,7 +132,7 @@ def test_report_in_a_browser(report: Path, finished: Any, tmp_path: Path) -> Non
 
         results = page.evaluate("Object.fromEntries(Object.entries(results).map(([k, v]) => [k, v.mime_type]))")
         pictures = {path for path, kind in results.items() if kind == "image/png"}
-        assert pictures == {f"results/figures/quick-{kind}.png" for kind in FIGURES}
+        assert pictures == {f"results/figures/quick-{kind}.png" for kind in figures_of(PARAMS, "quick")}
         assert all(page.evaluate(f"results[{json.dumps(path)}].caption") for path in results)
         for path in pictures:
             show(page, path, "img")

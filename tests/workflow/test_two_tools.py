@@ -15,7 +15,8 @@ import yaml
 
 from spiking_diffusion.cli import main
 from spiking_diffusion.config import load_params
-from spiking_diffusion.provenance.jobs import claim, doubt, jobs
+from spiking_diffusion.graph.jobs import jobs
+from spiking_diffusion.graph.records import claim, doubt
 from spiking_diffusion.provenance.prune import orphans
 from spiking_diffusion.provenance.sync import strangers
 from spiking_diffusion.provenance.verify import verify
@@ -131,14 +132,14 @@ def of(stage: str) -> Any:
 
 
 def without_settings(stage: str) -> Path:
-    of(stage).settings.unlink()
+    of(stage).settings_file.unlink()
     return of(stage).outputs[0]
 
 
 def edited_settings(stage: str, **changes: object) -> Path:
     job = of(stage)
-    job.settings.write_text(json.dumps(json.loads(job.settings.read_text()) | changes))
-    return job.settings
+    job.settings_file.write_text(json.dumps(json.loads(job.settings_file.read_text()) | changes))
+    return job.settings_file
 
 
 def other_bytes(stage: str) -> Path:
@@ -147,11 +148,16 @@ def other_bytes(stage: str) -> Path:
     return path
 
 
+def other_text(stage: str, text: str) -> Path:
+    of(stage).settings_file.write_text(text)
+    return of(stage).settings_file
+
+
 STRANGE: dict[str, Callable[[], Path]] = {
     "no settings": lambda: without_settings("vqsvae"),
-    "half a settings file": lambda: (of("sdid").settings.write_text('{"stage": "sdid"'), of("sdid").settings)[1],
-    "another job's settings": lambda: shutil.copy(of("tokens").settings, of("sdid").settings),
-    "settings that are no mapping": lambda: (of("table").settings.write_text("[]"), of("table").settings)[1],
+    "half a settings file": lambda: other_text("sdid", '{"stage": "sdid"'),
+    "another job's settings": lambda: shutil.copy(of("tokens").settings_file, of("sdid").settings_file),
+    "settings that are no mapping": lambda: other_text("table", "[]"),
     "other code": lambda: edited_settings("sample", code="0" * 64),
     "other inputs": lambda: edited_settings("table", inputs={"results/metrics/digits.json": "0" * 64}),
     "other weights": lambda: other_bytes("vqsvae"),
@@ -165,7 +171,7 @@ def test_whatever_is_strange_is_seen(copy: Any, fault: str) -> None:
     """Each is missed by Snakemake itself, which looks at its own notes alone: `planned` is empty without the check."""
     assert strangers(load_params()) == []
     changed = STRANGE[fault]()
-    assert [job for job in strangers(load_params()) if changed in (job.settings, *job.outputs)]
+    assert [job for job in strangers(load_params()) if changed in (job.settings_file, *job.outputs)]
 
 
 def test_a_strange_file_is_made_again_after_sync(copy: Any) -> None:
@@ -183,10 +189,10 @@ def test_a_strange_file_is_made_again_after_sync(copy: Any) -> None:
 def test_files_of_a_killed_job_are_snakemakes_own(copy: Any) -> None:
     """It marks them before the job starts and makes them again; to ask for sync there would be a nuisance."""
     job = of("sdid")
-    job.settings.unlink()
+    job.settings_file.unlink()
     marks = "from pathlib import Path; from snakemake.persistence.file import FilePersistence as F; import sys\n"
     marks += "[F(path=Path('.snakemake').absolute())._mark_incomplete(path, None) for path in sys.argv[1:]]"
-    subprocess.run([sys.executable, "-c", marks, *map(str, (job.settings, *job.outputs))], check=True)
+    subprocess.run([sys.executable, "-c", marks, *map(str, (job.settings_file, *job.outputs))], check=True)
     assert strangers(load_params()) == [] and "sdid" in copy.planned("quick")
 
 
@@ -197,12 +203,12 @@ def test_times_alone_make_nothing_strange(copy: Any) -> None:
 
 
 def test_every_file_belongs_to_a_job_whose_settings_vouch_for_it(copy: Any) -> None:
-    owner = {path: job for job in jobs(load_params()) for path in (job.settings, *job.outputs)}
+    owner = {path: job for job in jobs(load_params()) for path in (job.settings_file, *job.outputs)}
     for name in copy.results():
         job = owner[Path("results", name)]
         said = claim(job)
         assert said and not doubt(job)
-        assert Path("results", name) == job.settings or f"results/{name}" in said["outputs"]
+        assert Path("results", name) == job.settings_file or f"results/{name}" in said["outputs"]
 
 
 # --- verify ---------------------------------------------------------------------------------------------

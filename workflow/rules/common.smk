@@ -6,13 +6,15 @@ import shlex
 import sys
 from pathlib import Path
 
-from spiking_diffusion import artifacts, locks, pipeline
+from spiking_diffusion import locks, paths
+from spiking_diffusion.artifacts import files_of
 from spiking_diffusion.config import load_params
-from spiking_diffusion.data.archives import files_of
 from spiking_diffusion.errors import UserError
-from spiking_diffusion.provenance.jobs import origin
+from spiking_diffusion.graph import suites
+from spiking_diffusion.graph.jobs import Job
+from spiking_diffusion.graph.records import origin
+from spiking_diffusion.graph.stages import wants_gpu
 from spiking_diffusion.provenance.sync import refuse_strangers
-from spiking_diffusion.reporting import layout
 from snakemake.settings.types import ExecMode
 
 try:
@@ -39,7 +41,7 @@ shell.prefix(
 )
 
 # jobs ask for a GPU where there is one to share; profiles/default says how many there are
-GPU = int(pipeline.wants_gpu(params))
+GPU = int(wants_gpu(params))
 
 
 wildcard_constraints:
@@ -52,9 +54,12 @@ def key(stage):
 
     With --touch nothing is made, so Snakemake is told what the files that are there were made with.
     """
-    return lambda wildcards: (origin if workflow.touch else pipeline.stage_key)(
-        params, stage, wildcards[0]
-    )
+
+    def of(wildcards):
+        job = Job(params, stage, wildcards[0])
+        return origin(job) if workflow.touch else job.key
+
+    return of
 
 
 def recipe(wildcards):
@@ -64,44 +69,44 @@ def recipe(wildcards):
 
 def own_files(wildcards):
     """Files of the dataset at hand that params.yaml names by path; those in a folder each, so that none changes unseen."""
-    paths = params.dataset(wildcards.dataset).paths
+    own = params.dataset(wildcards.dataset).paths
     try:
-        return [str(file) for path in paths for file in files_of(path)]
+        return [str(file) for path in own for file in files_of(path)]
     except ValueError:  # the job itself says it better
         return []
 
 
 def data_of(wildcards):
     """The dataset file of the run at hand."""
-    return str(artifacts.data_path(params.resolve(wildcards.run).dataset_name))
+    return str(paths.data_path(params.resolve(wildcards.run).dataset_name))
 
 
 def classifier_of(wildcards):
     """The classifier of the run's dataset."""
-    return str(artifacts.classifier_path(params.resolve(wildcards.run).dataset_name))
+    return str(paths.classifier_path(params.resolve(wildcards.run).dataset_name))
 
 
 def tuning_of(wildcards):
     """The temperature of the run at hand, where it is chosen by the stage `tune`."""
     tuned = params.resolve(wildcards.run).tuned
-    return [str(artifacts.tuning_path(wildcards.run))] if tuned else []
+    return [str(paths.tuning_path(wildcards.run))] if tuned else []
 
 
 def figure_inputs(kind):
     """The files that a figure of a suite is drawn from."""
     return lambda wildcards: [
-        str(path) for path in layout.figure_inputs(params, wildcards.suite, kind)
+        str(path) for path in suites.figure_inputs(params, wildcards.suite, kind)
     ]
 
 
 def suite_outputs(suite):
     """Tables and figures of a suite."""
-    energy = layout.has_energy(params, suite)
+    energy = suites.has_energy(params, suite)
     return [
-        str(layout.table_path(suite)),
-        *([str(layout.energy_table_path(suite))] if energy else []),
+        str(paths.table_path(suite)),
+        *([str(paths.energy_table_path(suite))] if energy else []),
         *(
-            str(layout.figure_path(suite, kind))
-            for kind in layout.figures_of(params, suite)
+            str(paths.figure_path(suite, kind))
+            for kind in suites.figures_of(params, suite)
         ),
     ]

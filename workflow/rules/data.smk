@@ -13,7 +13,6 @@ rule fetch:
         "logs/fetch/{dataset}.log",
     benchmark:
         "benchmarks/fetch/{dataset}.tsv"
-    retries: 2
     params:
         key=key("fetch"),
     message:

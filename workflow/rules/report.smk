@@ -4,7 +4,7 @@
 rule table:
     input:
         lambda wildcards: [
-            str(artifacts.metrics_path(run)) for run in params.suites[wildcards.suite]
+            str(paths.metrics_path(run)) for run in params.suites[wildcards.suite]
         ],
     output:
         csv=report(
@@ -32,7 +32,7 @@ rule table:
 rule energy_table:
     input:
         lambda wildcards: [
-            str(artifacts.energy_path(run)) for run in params.suites[wildcards.suite]
+            str(paths.energy_path(run)) for run in params.suites[wildcards.suite]
         ],
     output:
         csv=report(
@@ -56,7 +56,7 @@ rule energy_table:
 
 
 # one rule for each kind of figure, as each is made from other files
-for kind in layout.FIGURES:
+for kind in suites.FIGURES:
 
     rule:
         name:
@@ -71,14 +71,14 @@ for kind in layout.FIGURES:
                 subcategory="{suite}",
                 labels={"what": kind},
             ),
-            others=[str(path) for path in layout.figure_paths("{suite}", kind)[1:]],
+            others=[str(path) for path in suites.figure_paths("{suite}", kind)[1:]],
             settings=f"results/figures/{{suite}}-{kind}.settings.json",
         log:
             f"logs/figure/{{suite}}-{kind}.log",
         benchmark:
             f"benchmarks/figure/{{suite}}-{kind}.tsv"
         params:
-            key=key("figure"),
+            key=key(f"{kind}_figure"),
             kind=kind,
         message:
             f"Drawing the {kind} of {{wildcards.suite}}"
@@ -87,7 +87,7 @@ for kind in layout.FIGURES:
 
 
 # made anew for every report, by `spiking-diffusion report`, and no artefacts: they tell of times and of this machine
-for kind, category in layout.PAGES.items():
+for kind, category in suites.PAGES.items():
 
     rule:
         name:

@@ -19,18 +19,18 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
-from spiking_diffusion import artifacts
+from spiking_diffusion import artifacts, paths
 from spiking_diffusion.benchmark import plain
 from spiking_diffusion.config import Params, RunSettings, load_params
 from spiking_diffusion.data.images import ImageSet, load_images, to_unit
+from spiking_diffusion.devices import batches
 from spiking_diffusion.randomness import make_deterministic, seed_initialisation
 from spiking_diffusion.reporting.style import STYLE
-from spiking_diffusion.training.devices import batches
-from spiking_diffusion.training.fsvae import FSVAETask
+from spiking_diffusion.stages.fsvae import FSVAETask
+from spiking_diffusion.stages.sdid import SDIDTask
+from spiking_diffusion.stages.vqsvae import VQSVAETask
 from spiking_diffusion.training.loop import Task, fit
-from spiking_diffusion.training.sdid import SDIDTask
-from spiking_diffusion.training.tokens import TokenSet
-from spiking_diffusion.training.vqsvae import VQSVAETask
+from spiking_diffusion.vqsvae.loading import TokenSet
 
 WAYS = ("plain", "float32", "bfloat16", "nudged")
 LABELS = {
@@ -95,7 +95,7 @@ def train_all(params: Params, epochs: int, seeds: int, nudges: int, work: Path) 
     make_deterministic(1)
     device = torch.device("cpu")
     base = params.resolve("digits")
-    data = load_images(artifacts.data_path(base.dataset_name))
+    data = load_images(paths.data_path(base.dataset_name))
     rows: list[dict[str, Any]] = []
     for seed in range(seeds):
         run = base.model_copy(update={"recipe": base.recipe.model_copy(update={"seed": seed})})

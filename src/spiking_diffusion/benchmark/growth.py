@@ -21,10 +21,10 @@ import torch
 from spiking_diffusion.config import Params, RunSettings, load_params
 from spiking_diffusion.data.images import ImageSet
 from spiking_diffusion.randomness import generator, make_deterministic, seed_initialisation
+from spiking_diffusion.stages.sdid import SDIDTask
+from spiking_diffusion.stages.vqsvae import VQSVAETask
 from spiking_diffusion.training.loop import Task
-from spiking_diffusion.training.sdid import SDIDTask
-from spiking_diffusion.training.tokens import TokenSet
-from spiking_diffusion.training.vqsvae import VQSVAETask
+from spiking_diffusion.vqsvae.loading import TokenSet
 
 BASE = {"N": 32, "T": 16, "K": 128, "side": 28}
 VALUES = {"N": (8, 16, 32, 64), "T": (4, 8, 16, 32), "K": (32, 128, 512, 2048), "side": (16, 28, 40, 56)}

@@ -21,13 +21,13 @@ from torch import Tensor, nn
 
 from spiking_diffusion.benchmark import plain
 from spiking_diffusion.config import Params, RunSettings
+from spiking_diffusion.devices import pick_device
 from spiking_diffusion.diffusion import SDID, AbsorbingDiffusion, sample_ancestral
 from spiking_diffusion.errors import UserError
 from spiking_diffusion.fsvae import FSVAE, fsvae_loss
 from spiking_diffusion.randomness import generator, make_deterministic, seed_initialisation
 from spiking_diffusion.snn import SpikingLayer, set_precision
 from spiking_diffusion.snn.layers import Precision
-from spiking_diffusion.training.devices import pick_device
 from spiking_diffusion.vqsvae import VQSVAE, vqsvae_loss
 
 Step = Callable[[], Any]

@@ -20,16 +20,16 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from spiking_diffusion import artifacts
+from spiking_diffusion import paths
 from spiking_diffusion.benchmark.curves import TITLES, AnyTask, encode, make_task
 from spiking_diffusion.config import Params, load_params
 from spiking_diffusion.data.images import load_images
 from spiking_diffusion.randomness import generator, make_deterministic
 from spiking_diffusion.snn import set_precision
 from spiking_diffusion.snn.layers import Precision
+from spiking_diffusion.stages.vqsvae import VQSVAETask
 from spiking_diffusion.training.loop import fit
-from spiking_diffusion.training.tokens import TokenSet
-from spiking_diffusion.training.vqsvae import VQSVAETask
+from spiking_diffusion.vqsvae.loading import TokenSet
 
 
 def gradient(task: AnyTask, index: Tensor, seed: int, precision: Precision) -> tuple[float, Tensor]:
@@ -74,7 +74,7 @@ def rounding(params: Params, epochs: int, batches: int, work: Path) -> Iterator[
     make_deterministic(1)
     device = torch.device("cpu")
     run = params.resolve("digits")
-    data = load_images(artifacts.data_path(run.dataset_name))
+    data = load_images(paths.data_path(run.dataset_name))
     tokens: TokenSet | None = None
     for model in TITLES:
         task = make_task(run, model, data, tokens, device)

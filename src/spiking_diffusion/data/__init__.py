@@ -1,1 +1,1 @@
-"""Datasets: fetched, verified, and kept as one .npz of uint8 images each (``fetch``, ``images``)."""
+"""Datasets: getting their files, reading every format, and images in memory."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import stat
 import tarfile
 import zipfile
@@ -12,12 +11,12 @@ from functools import partial
 from pathlib import Path, PureWindowsPath
 from typing import IO, Protocol, TypeVar
 
+from spiking_diffusion.artifacts import files_of
+
 T = TypeVar("T")
 
 LIMIT = 4 * 2**30
 """Bytes of one array or member that are read at most: images stay in memory."""
-DEEPEST = 8
-"""Folders in folders that are followed: a link that leads back up would have no end."""
 
 
 @dataclass(frozen=True)
@@ -70,24 +69,6 @@ def folder_members(folder: Path) -> Iterator[Member]:
 
 def _open(path: Path) -> IO[bytes]:
     return path.open("rb")
-
-
-def files_of(path: Path) -> list[Path]:
-    """All files in a folder, in order, or just ``path`` where it is none.
-
-    Raises ValueError for a link in it that leads nowhere or in a circle, and for devices.
-    """
-    if not path.is_dir():
-        return [path]
-    found: list[Path] = []
-    for parent, _, files in os.walk(path, followlinks=True):
-        if len(Path(parent).relative_to(path).parts) > DEEPEST:
-            raise ValueError(f"{parent} lies too deep, or a link in it leads back up")
-        for name in files:
-            if not Path(parent, name).is_file():
-                raise ValueError(f"{Path(parent, name)} is a broken link or a device")
-            found.append(Path(parent, name))
-    return sorted(found)
 
 
 def zip_members(path: Path) -> Iterator[Member]:

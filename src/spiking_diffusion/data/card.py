@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
 from spiking_diffusion import artifacts
 from spiking_diffusion.config import Dataset
 from spiking_diffusion.data.formats import Arrays
 from spiking_diffusion.data.sources import Found
-from spiking_diffusion.reporting.picture import grid
+from spiking_diffusion.pictures import grid
 
 ROWS, COLUMNS = 30, 10
 """Classes, and images of each, on a contact sheet."""
@@ -75,10 +73,3 @@ def contact_sheet(images: np.ndarray, labels: np.ndarray, classes: int) -> np.nd
         chosen = images[np.flatnonzero(labels == row)[:COLUMNS]]
         shown[row * COLUMNS : row * COLUMNS + len(chosen)] = chosen
     return grid(shown, COLUMNS).repeat(2, 0).repeat(2, 1)
-
-
-def write_png(path: Path, picture: np.ndarray) -> None:
-    """Write a picture; equal pictures give equal bytes."""
-    content = io.BytesIO()
-    Image.fromarray(picture).save(content, "PNG")
-    artifacts.write_bytes(path, content.getvalue())

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import os
 import shutil
@@ -13,10 +12,11 @@ import pooch
 
 from spiking_diffusion import artifacts
 from spiking_diffusion.config import LocalFile, RemoteFile
-from spiking_diffusion.data.archives import folder_members
 from spiking_diffusion.errors import UserError
 
 MIRROR = "SPIKING_DIFFUSION_MIRROR"
+ROUNDS = 3
+"""How often every source is tried, as a network may fail for a moment."""
 log = logging.getLogger(__name__)
 
 
@@ -33,8 +33,8 @@ class Found:
 def obtain(dataset: str, file: RemoteFile, cache: Path, timeout: float = 30) -> Found:
     """A verified copy of ``file``.
 
-    Tried in order: ``cache``; ``$SPIKING_DIFFUSION_MIRROR/{dataset}/{name}``, where the variable is a folder
-    or a URL prefix; the file's own URLs. Raises UserError listing what was tried when none has the bytes.
+    Tried in order, in several rounds: ``cache``; ``$SPIKING_DIFFUSION_MIRROR/{dataset}/{name}``, where the variable is
+    a folder or a URL prefix; the file's own URLs. Raises UserError listing what was tried when none has the bytes.
     """
     cached, origin, partial = cache / file.name, cache / f"{file.name}.source", cache / ".partial"
     shutil.rmtree(partial, ignore_errors=True)  # of a download that was killed
@@ -44,8 +44,8 @@ def obtain(dataset: str, file: RemoteFile, cache: Path, timeout: float = 30) -> 
         return Found(cached, source, file.sha256, verified=True)
     mirror = os.environ.get(MIRROR, "")
     sources = [f"{mirror.rstrip('/')}/{dataset}/{file.name}"] if mirror else []
-    failures = []
-    for source in [*sources, *file.urls]:
+    failures: list[str] = []
+    for source in [*sources, *file.urls] * ROUNDS:
         try:
             if source.startswith(("http://", "https://")):
                 log.info("downloading %s", source)
@@ -70,8 +70,9 @@ def obtain(dataset: str, file: RemoteFile, cache: Path, timeout: float = 30) -> 
             log.warning("%s", failures[-1])
         finally:
             shutil.rmtree(partial, ignore_errors=True)
+    said = "; ".join(dict.fromkeys(failures)) or "none is listed"
     raise UserError(
-        f"no source of {dataset}/{file.name} gave the expected file ({'; '.join(failures) or 'none is listed'}): "
+        f"no source of {dataset}/{file.name} gave the expected file ({said}): "
         f"set {MIRROR} to a folder or URL prefix that has {dataset}/{file.name}, or add a URL in params.yaml"
     )
 
@@ -91,15 +92,4 @@ def locate(dataset: str, role: str, file: LocalFile, folder: bool) -> Found:
     if not path.is_file() and not (folder and path.is_dir()):
         kind = "file or folder" if folder else "file"
         raise UserError(f"there is no {kind} {path}: correct datasets.{dataset}.files.{role}.path in params.yaml")
-    return Found(path, file.path, content_hash(path), verified=False)
-
-
-def content_hash(path: Path) -> str:
-    """SHA-256 of a file, or of the names and hashes of all files in a folder."""
-    if not path.is_dir():
-        return artifacts.sha256(path)
-    try:
-        hashes = {member.name: artifacts.sha256(path / member.name) for member in folder_members(path)}
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path} cannot be read ({error}): mend it, or name another folder") from error
-    return hashlib.sha256(artifacts.canonical_json(hashes).encode()).hexdigest()
+    return Found(path, file.path, artifacts.content_hash(path), verified=False)

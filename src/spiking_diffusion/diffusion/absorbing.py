@@ -5,8 +5,10 @@ from __future__ import annotations
 import math
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
+
+from spiking_diffusion.devices import batches
 
 
 class AbsorbingDiffusion:
@@ -69,3 +71,21 @@ class AbsorbingDiffusion:
 def bits(nats: float) -> float:
     """Nats in bits."""
     return nats / math.log(2)
+
+
+@torch.no_grad()
+def bits_per_token(
+    model: nn.Module,
+    diffusion: AbsorbingDiffusion,
+    tokens: Tensor,
+    batch_size: int,
+    noise: torch.Generator,
+    device: torch.device,
+) -> float:
+    """The bound of Eq. 14 in bits per token over ``tokens`` (N, h, w), with one step t drawn for each."""
+    total = torch.zeros((), device=device)
+    for part in batches(tokens, batch_size, device):
+        t = diffusion.draw_t(len(part), noise, device)
+        noisy = diffusion.q_sample(part, t, noise)
+        total += diffusion.bound(model(noisy, t), part, noisy, t).sum()
+    return bits(float(total) / len(tokens))

@@ -63,10 +63,13 @@ class FSVAE(nn.Module):
         p = self.prior(z, self.scheduled_probability(progress), self.settings.scheduled_sampling.from_step, generator)
         return FSVAEOutput(self.decode(z), z, q, p)
 
+    def encode(self, images: Tensor, generator: torch.Generator) -> Tensor:
+        """Images (B, C_in, H, W) -> one draw of latent spikes (T, B, c) from the posterior."""
+        return self.posterior(self.into_latent(self.encoder(images).flatten(2)), generator)[0]
+
     def reconstruct(self, images: Tensor, generator: torch.Generator) -> Tensor:
         """Images (B, C_in, H, W) -> their reconstructions in [0, 1], by one draw from the posterior."""
-        x = self.into_latent(self.encoder(images).flatten(2))
-        return self.decode(self.posterior(x, generator)[0]).clamp(0, 1)
+        return self.decode(self.encode(images, generator)).clamp(0, 1)
 
     def sample(self, batch: int, generator: torch.Generator, device: torch.device) -> Tensor:
         """Draw images (batch, C_in, H, W) in [0, 1] from the prior."""

@@ -11,6 +11,8 @@ from torch_fidelity.metric_prc import KEY_METRIC_PRECISION, KEY_METRIC_RECALL, p
 
 NEIGHBOURS = 3
 """How many neighbours the ball of precision and recall reaches to."""
+LEAST = NEIGHBOURS + 1
+"""Fewer images than this have no precision and recall."""
 ROWS = 1000
 """How many rows of a matrix of distances are in memory at once."""
 

@@ -1,4 +1,4 @@
-"""The ``energy`` stage: synaptic operations of drawing an image, counted on real passes, in millijoules.
+"""Synaptic operations, counted on real passes, in millijoules.
 
 ``docs/energy.md`` has the formula and what it leaves out.
 """
@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -16,14 +15,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from spiking_diffusion import artifacts, pipeline
-from spiking_diffusion.config import Params, RunSettings
-from spiking_diffusion.data.images import load_split, to_unit
 from spiking_diffusion.diffusion import SDID
-from spiking_diffusion.randomness import generator, make_deterministic
 from spiking_diffusion.snn import SpikingDecoder, SpikingLayer, StridedDecoder, use_kernels
-from spiking_diffusion.training.fsvae import load_fsvae
-from spiking_diffusion.training.sample import Drawing, load_samples
 
 PJ_PER_MAC, PJ_PER_ACCUMULATE = 4.6, 0.9
 """A multiplication and an addition of 32-bit floats in 45 nm, and the addition alone (Horowitz 2014)."""
@@ -182,34 +175,8 @@ def last_maps(module: nn.Module, layer: SpikingLayer) -> Iterator[tuple[str, nn.
                 yield "out", part.out
 
 
-# --- the stage ------------------------------------------------------------------------------------------
-
 ENCODING = ("encoder", "into_latent", "posterior")
 """Stages that turn an image into its code; all others are needed to draw one."""
-
-
-@torch.no_grad()
-def energy_run(params: Params, run: RunSettings, device: torch.device) -> Path:
-    """Count a run's synaptic operations and write ``results/energy/{run}.csv``, by layer, and ``.json``, per image."""
-    recipe, n = run.recipe, run.recipe.energy.n
-    make_deterministic(recipe.sample.threads)
-    source = artifacts.data_path(run.dataset_name)
-    images = to_unit(load_split(source, "validation")[:n].to(device))
-    if run.model == "fsvae":
-        stage, inputs = "fsvae_energy", [source, artifacts.model_path(run.name, "fsvae")]
-        counter, notes = _fsvae(run, images, n, device)
-    else:
-        models = [artifacts.model_path(run.name, model) for model in ("vqsvae", "sdid")]
-        stage, inputs = "energy", [source, artifacts.samples_path(run.name), *models]
-        counter, notes = _spiking_diffusion(params, run, images, n, device)
-    table = counter.table()
-    row = {"dataset": run.dataset_name, "model": run.model, "run": run.name, "n": n, **notes, **totals(table)}
-    out = artifacts.energy_path(run.name)
-    text = table.to_csv(index=False, float_format="%.6g", lineterminator="\n")
-    artifacts.write_text(out.with_suffix(".csv"), text)
-    artifacts.write_json(out, row)
-    pipeline.seal(pipeline.record(params, stage, run.name, inputs), out, out.with_suffix(".csv"))
-    return out
 
 
 def totals(table: pd.DataFrame) -> dict[str, float | None]:
@@ -225,29 +192,3 @@ def totals(table: pd.DataFrame) -> dict[str, float | None]:
         "encoding_mj": float(table["mj"][encoding].sum()),
         "encoding_ann_mj": float(table["ann_mj"][encoding].sum()),
     }
-
-
-def _spiking_diffusion(
-    params: Params, run: RunSettings, images: Tensor, n: int, device: torch.device
-) -> tuple[Counter, dict[str, float]]:
-    """Draws as the stage ``sample`` did, in as many steps and at the same temperature."""
-    samples, drawing, counter = load_samples(params, run), Drawing(run, device), Counter()
-    vqsvae = drawing.vqsvae
-    with counter.counting(len(images), encoder=vqsvae.encoder):
-        vqsvae.encode(images)
-    asg = {"asg": vqsvae.asg} if run.recipe.vqsvae.coding == "asg" else {}
-    with counter.counting(n, sdid=drawing.sdid, **asg, decoder=vqsvae.decoder):
-        _, calls = drawing.draw(n, float(samples["temperature"]), int(samples["steps"]), "energy")
-    return counter, {"network_calls": calls, "T": run.recipe.sdid.T}
-
-
-def _fsvae(run: RunSettings, images: Tensor, n: int, device: torch.device) -> tuple[Counter, dict[str, float]]:
-    model, noise, counter = load_fsvae(run, device), generator(device, run.recipe.seed, "energy"), Counter()
-    with counter.counting(len(images), encoder=model.encoder, into_latent=model.into_latent, posterior=model.posterior):
-        model.reconstruct(images, noise)
-    z = model.prior.sample(n, run.recipe.fsvae.T, noise, device)
-    with counter.counting(n, prior=model.prior, out_of_latent=model.out_of_latent, decoder=model.decoder):
-        # the prior drew step by step; shown its own train, it fires the same spikes in one pass
-        model.prior(z, 0.0, 0, noise)
-        model.decode(z)
-    return counter, {"network_calls": 1.0, "T": run.recipe.fsvae.T}

@@ -66,8 +66,6 @@ PROTOCOLS: dict[config.Protocol, Protocol] = {
     "released": Protocol((ImageNetFeatures, "imagenet"), _FID, 1_280, exact=True, first=1_280, fid=distances.svd_fid),
     "classifier": Protocol(_OWN, _OWN, 10_000),
 }
-LEAST = distances.NEIGHBOURS + 1
-"""Fewer images than this have no precision and recall."""
 INCEPTION_BATCH = 50
 """An image takes some 20 MB on its way through an Inception network."""
 
@@ -152,7 +150,10 @@ def _measure(
     # other real images in the place of generated ones, as many of them: what a perfect model could hope for
     floor = images.real["test" if "train" in protocol.real else "train"]
     floor = floor[torch.randperm(len(floor), generator=generator("cpu", seed, "floor"))[: len(generated)]]
-    wanted = {"generated": protocol.generated if protocol.exact else LEAST, "real": protocol.first or LEAST}
+    wanted = {
+        "generated": protocol.generated if protocol.exact else distances.LEAST,
+        "real": protocol.first or distances.LEAST,
+    }
     for kind, number in (("generated", len(generated)), ("real", min(len(real), len(floor)))):
         if number < wanted[kind]:
             raise UnavailableError(f"it takes {wanted[kind]:,} {kind} images, there are {number:,}")

@@ -1,1 +1,1 @@
-"""Where files come from: what Snakemake, DVC and the settings beside each file say of it, and whether they agree."""
+"""Upkeep of files: taking over those that DVC brought, hashing all again, removing those that nothing names."""

@@ -7,25 +7,24 @@ from collections import defaultdict
 from pathlib import Path
 
 from spiking_diffusion import artifacts
-from spiking_diffusion.config import Params
+from spiking_diffusion.config import FAMILIES, Params
 from spiking_diffusion.errors import UserError
-from spiking_diffusion.provenance.jobs import jobs
-from spiking_diffusion.reporting.layout import MODELS
+from spiking_diffusion.graph.jobs import jobs
 
 
 def orphans(params: Params) -> list[Path]:
     """Files that the pipeline made for names that are gone. Other folders are left alone."""
     names: dict[Path, set[str]] = defaultdict(set)  # what may stand first in a file's or folder's name, by folder
     for job in jobs(params):
-        for path in (job.settings, *job.outputs):
+        for path in (job.settings_file, *job.outputs):
             for top in ("results", "work/provenance"):
                 names[Path(top, path.parts[1])].add(_name(path.parts[2]))
     # a dataset and a run can have one name, so each rule has its own; those of rules that are gone are left alone
     for job in jobs(params):
-        of_suite = job.stage in ("figure", "table", "energy_table")
+        of_suite = job.spec.over == "suites"  # results/figures/quick-losses.png -> logs/figure/quick-losses.log
         for folder in ("logs", "benchmarks"):
-            rule = Path(folder, "table" if job.stage == "energy_table" else job.stage)
-            names[rule].add(_name(job.settings.name) if of_suite else job.name)
+            rule = Path(folder, job.spec.command if of_suite else job.stage)
+            names[rule].add(_name(job.settings_file.name) if of_suite else job.name)
     found = [
         entry
         for folder, allowed in names.items()
@@ -35,7 +34,7 @@ def orphans(params: Params) -> list[Path]:
     ]
     # datasets' folders have no dot, runs' have a folder for each of their networks
     found += [path for path in Path().glob("work/downloads/*/") if path.name not in params.datasets and not path.suffix]
-    marks = {"sampling.json", *(model for trained in MODELS.values() for model in trained)}
+    marks = {"sampling.json", *(model for family in FAMILIES.values() for model in family.networks)}
     found += [
         path
         for path in Path().glob("work/*/")

@@ -12,10 +12,11 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from spiking_diffusion import artifacts, locks, pipeline
+from spiking_diffusion import artifacts, locks
 from spiking_diffusion.config import Params
 from spiking_diffusion.errors import UserError
-from spiking_diffusion.provenance.jobs import UNKNOWN, Job, claim, doubt, jobs, key_of
+from spiking_diffusion.graph.jobs import Job, jobs
+from spiking_diffusion.graph.records import UNKNOWN, claim, doubt, key_of
 
 
 def strangers(params: Params, doubted: bool = False) -> list[Job]:
@@ -69,7 +70,7 @@ def sync(params: Params) -> list[str]:
     found = strangers(params, doubted=True)
     if not found:
         return ["nothing to do: Snakemake knows where every file comes from"]
-    reasons = {job: _stale(params, job, doubt(job)) for job in found}
+    reasons = {job: _stale(job, doubt(job)) for job in found}
     targets = [job.present[-1].as_posix() for job in found]
     # --force: a job that looks finished would not be noted at all
     command = [
@@ -103,11 +104,11 @@ def sync(params: Params) -> list[str]:
     ]
 
 
-def _stale(params: Params, job: Job, doubted: str) -> str:
+def _stale(job: Job, doubted: str) -> str:
     """Why Snakemake will make a job's files again, or nothing."""
     if doubted:
         return f"of unknown origin ({doubted})"
     said = claim(job)
-    if said and key_of(said) == pipeline.stage_key(params, job.stage, job.name):
+    if said and key_of(said) == job.key:
         return ""
-    return "of other settings" if said and said["code"] == pipeline.fingerprint(job.stage) else "of other code"
+    return "of other settings" if said and said["code"] == job.spec.fingerprint else "of other code"

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Iterator
 from pathlib import Path
 
 import safetensors
 from dvc.config import Config
+from ruamel.yaml import YAML
 
-from spiking_diffusion import artifacts
+from spiking_diffusion import artifacts, paths
 from spiking_diffusion.config import Params
 from spiking_diffusion.errors import UserError
-from spiking_diffusion.provenance.jobs import claim, content, dvc_lock, jobs, md5
+from spiking_diffusion.graph.jobs import jobs
+from spiking_diffusion.graph.records import claim, content
 
 
 def verify(params: Params) -> tuple[int, list[str]]:
@@ -33,20 +36,24 @@ def _settings(params: Params) -> Iterator[str]:
             continue
         said = claim(job)
         if said is None:
-            yield f"{job.settings}: missing, damaged or another job's, so nothing says what made {job.present[0]}"
+            yield f"{job.settings_file}: missing, damaged or another job's, so nothing says what made {job.present[0]}"
             continue
         for path, recorded in [*said["outputs"].items(), *said["inputs"].items()]:
             if path not in hashes:
                 hashes[path] = content(Path(path))
             if hashes[path]:
-                yield "" if hashes[path] == recorded else f"{path}: damaged or changed since {job.settings} recorded it"
+                yield (
+                    ""
+                    if hashes[path] == recorded
+                    else f"{path}: damaged or changed since {job.settings_file} recorded it"
+                )
 
 
 def _weights_of_tokens(params: Params) -> Iterator[str]:
     """Tokens, and the SDID trained on them, name the VQ-SVAE that they belong to."""
     for run in params.runs:
-        vqsvae = artifacts.model_path(run, "vqsvae")
-        tokens, sdid = artifacts.tokens_path(run), artifacts.model_path(run, "sdid")
+        vqsvae = paths.model_path(run, "vqsvae")
+        tokens, sdid = paths.tokens_path(run), paths.model_path(run, "sdid")
         if not vqsvae.is_file():
             continue
         for path, of in ((tokens, _token_source), (sdid, _weight_source)):
@@ -94,3 +101,26 @@ def _dvc_cache() -> Iterator[str]:
                 if found == name
                 else f"{path}: damaged, its bytes hash to {found}: delete it, DVC makes or pulls it again"
             )
+
+
+def md5(path: Path) -> str:
+    """MD5 of a file, which is DVC's name for it."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
+
+
+def dvc_lock() -> dict[str, str]:
+    """MD5 of each output by path, as ``dvc.lock`` has it; nothing where DVC made nothing yet."""
+    path = Path("dvc.lock")
+    if not path.is_file():
+        return {}
+    try:
+        stages = YAML(typ="safe", pure=True).load(path.read_text(encoding="utf-8"))["stages"].values()
+        return {
+            out["path"]: out["md5"] for stage in stages for out in stage.get("outs", []) if out.get("hash") == "md5"
+        }
+    except Exception as error:  # a merge's markers, half a file, something else altogether
+        raise UserError(
+            f"dvc.lock is damaged ({' '.join(str(error).split())[:200]}): restore it with git, or delete it "
+            "and run `dvc repro`"
+        ) from error

@@ -15,13 +15,13 @@ from pathlib import Path
 
 import pandas as pd
 
-from spiking_diffusion import artifacts
-from spiking_diffusion.config import Params
+from spiking_diffusion import artifacts, paths
+from spiking_diffusion.config import FAMILIES, Params
 from spiking_diffusion.errors import UserError
-from spiking_diffusion.provenance.jobs import jobs
-from spiking_diffusion.provenance.maker import MADE, made_by, time
-from spiking_diffusion.reporting.layout import FIGURES, TITLES, figure_path, page_path, table_path
-from spiking_diffusion.reporting.rows import UNUSED, leaves
+from spiking_diffusion.graph.jobs import jobs
+from spiking_diffusion.graph.maker import MADE, made_by, time
+from spiking_diffusion.graph.suites import FIGURES, leaves
+from spiking_diffusion.paths import figure_path, page_path, table_path
 
 STYLE = """
 body { font: 14px/1.45 system-ui, sans-serif; color: #1c2733; margin: 2rem; }
@@ -34,7 +34,7 @@ tr.differs th, tr.differs td { background: #fff4d6; } p { max-width: 50rem; } im
 
 
 def make_page(params: Params, suite: str, kind: str) -> Path:
-    """Write ``work/report/{suite}/{kind}.html``, of one of ``layout.PAGES``."""
+    """Write ``work/report/{suite}/{kind}.html``, of one of ``graph.suites.PAGES``."""
     title, body = {"table": _table, "animation": _animation, "settings": _settings, "provenance": _provenance}[kind](
         params, suite
     )
@@ -86,10 +86,10 @@ def _notes(table: pd.DataFrame, suffix: str, title: str) -> str:
 
 def _seconds_per_sample(run: str) -> str:
     """Of a run's samples, if they were drawn here, and on what; the first seed's where a row has several."""
-    if made_by(artifacts.settings_path(artifacts.samples_path(run))) is None:
+    if made_by(paths.settings_path(paths.samples_path(run))) is None:
         return ""
     try:
-        noted = artifacts.read_json(artifacts.sampling_path(run))
+        noted = artifacts.read_json(paths.sampling_path(run))
         return f"{noted['seconds'] / noted['images']:.3g} ({noted['device']})"
     except (UserError, LookupError, TypeError):
         return ""
@@ -120,13 +120,15 @@ def _animation(params: Params, suite: str) -> tuple[str, str]:
 def _settings(params: Params, suite: str) -> tuple[str, str]:
     """The complete recipe of each run, model by model."""
     body = ""
-    for model, title in TITLES.items():
-        runs = [run for run in map(params.resolve, params.suites[suite]) if run.model == model]
+    for family in FAMILIES.values():
+        runs = [run for run in map(params.resolve, params.suites[suite]) if run.family == family]
         if runs:
-            recipes = [dict(leaves(run.recipe.model_dump(exclude=UNUSED[model]))) for run in runs]
+            recipes = [dict(leaves(run.recipe.model_dump(exclude=set(family.unused)))) for run in runs]
             rows = [[key, *(_plain(recipe[key]) for recipe in recipes)] for key in recipes[0]]
             own = [["dataset", *(run.dataset_name for run in runs)], ["recipe", *(run.recipe_name for run in runs)]]
-            body += f"<h2>{title}</h2>" + _html_table(["", *(run.name for run in runs)], own + rows, differs=True)
+            body += f"<h2>{family.title}</h2>" + _html_table(
+                ["", *(run.name for run in runs)], own + rows, differs=True
+            )
     return f"Settings of {suite}", f"<p>Every key that the runs read; where they differ it is marked.</p>{body}"
 
 
@@ -140,8 +142,8 @@ def _provenance(params: Params, suite: str) -> tuple[str, str]:
     names = {suite, *(run.name for run in runs), *(run.dataset_name for run in runs)}
     makers: dict[str, list[str]] = defaultdict(list)
     for job in jobs(params):
-        if job.name in names and job.settings.is_file():
-            facts = made_by(job.settings)
+        if job.name in names and job.settings_file.is_file():
+            facts = made_by(job.settings_file)
             known = {key: fact for key, fact in facts.items() if key != MADE} if facts else {}
             makers[json.dumps(known)].append(
                 f"{job.stage} {job.name} ({facts[MADE] if facts else 'when, is not known'})"

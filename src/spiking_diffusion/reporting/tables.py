@@ -1,4 +1,4 @@
-"""The ``table`` stage: the metrics of a suite's runs side by side, and beside what others have published."""
+"""The metrics of a suite's runs side by side, with what others have published, as CSV, Markdown and LaTeX."""
 
 from __future__ import annotations
 
@@ -9,11 +9,9 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, get_args
 
-from spiking_diffusion import artifacts, pipeline
-from spiking_diffusion.config import Params, Protocol
-from spiking_diffusion.reporting.layout import table_path
-from spiking_diffusion.reporting.rows import Row, rows_of
-from spiking_diffusion.yamlfile import read_yaml
+from spiking_diffusion import artifacts, paths
+from spiking_diffusion.config import Params, Protocol, read_yaml
+from spiking_diffusion.graph.suites import Row, rows_of
 
 PUBLISHED = read_yaml(Path(__file__).with_name("published.yaml"))
 PROTOCOLS: tuple[str, ...] = get_args(Protocol)
@@ -31,16 +29,16 @@ LIKE_TABLE_1 = {"mse": "mse", "ssim": "ssim", "released_kid": "kid", "released_f
 Cells = dict[str, Any]
 
 
-def make_table(params: Params, suite: str) -> Path:
-    """Write ``results/tables/{suite}.csv``, ``.md`` and ``.tex``.
+def cells_of(params: Params, suite: str) -> tuple[list[Cells], list[str]]:
+    """The rows of a suite's table and its columns, in order.
 
-    Runs that differ in nothing but the seed are one row, with mean and standard deviation; settings in which a
-    suite's runs of one model on one dataset differ have a column each. Where none differ, the paper's Table 1 stands
-    beside our numbers, and in a suite called ``beyond`` other models have rows of their own.
+    Runs that differ only in their seed are one row, with mean and standard deviation. Settings in which a suite's runs
+    of one model on one dataset differ have a column each. Where none differ, the paper's Table 1 is next to our
+    numbers, and in a suite called ``beyond`` other models have rows of their own.
     """
     rows = rows_of(params, suite)
     names = [run for row in rows for run in row.runs]
-    metrics = {run: _read_row(artifacts.metrics_path(run)) for run in names}
+    metrics = {run: _read_row(paths.metrics_path(run)) for run in names}
     table = [_merge(row, [metrics[run] for run in row.runs]) for row in rows]
     if suite == "beyond":
         datasets = list(dict.fromkeys(row.dataset for row in rows))
@@ -48,16 +46,7 @@ def make_table(params: Params, suite: str) -> Path:
     elif not any(row.settings for row in rows):
         for cells in table:
             _add_table_1(cells)
-    columns = _columns(table, list(dict.fromkeys(key for row in rows for key in row.settings)))
-
-    out = table_path(suite)
-    inputs = [artifacts.metrics_path(run) for run in params.suites[suite]]
-    others = {".md": to_markdown, ".tex": to_latex}
-    for suffix, write in others.items():
-        artifacts.write_text(out.with_suffix(suffix), write(table, columns))
-    artifacts.write_text(out, to_csv(table, columns))
-    pipeline.seal(pipeline.record(params, "table", suite, inputs), out, *map(out.with_suffix, others))
-    return out
+    return table, _columns(table, list(dict.fromkeys(key for row in rows for key in row.settings)))
 
 
 def _read_row(path: Path) -> Cells:

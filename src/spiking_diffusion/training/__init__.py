@@ -1,1 +1,1 @@
-"""Training and using the models: one module per stage, and the loop they share."""
+"""The training loop that all models share, and its checkpoints."""

@@ -83,8 +83,13 @@ class VQSVAE(nn.Module):
         return (draws < rate).to(rate) + (rate - rate.detach())  # the last term is 0: spikes stay 0 or 1
 
     def decode(self, tokens: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        """Tokens (B, h, w) in [0, K) -> images (B, C_in, H, W) in [0, 1]; ``generator`` as in ``generate_spikes``."""
-        return self.decoder(self.generate_spikes(self.codebook(tokens), generator)).clamp(0, 1)
+        """Tokens (B, h, w) in [0, K] -> images (B, C_in, H, W) in [0, 1]; ``generator`` as in ``generate_spikes``.
+
+        Where a token is K, the mask, no current flows.
+        """
+        known = tokens < self.settings.codebook.size
+        z_q = self.codebook(tokens.where(known, 0)) * known[:, None]
+        return self.decoder(self.generate_spikes(z_q, generator)).clamp(0, 1)
 
     def forward(self, images: Tensor, generator: torch.Generator | None = None) -> VQSVAEOutput:
         """Encode, quantise and decode images (B, C_in, H, W), with gradients as ``straight_through`` says.

@@ -6,21 +6,21 @@ import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.figure import Figure
 
-from spiking_diffusion import artifacts
+from spiking_diffusion import artifacts, paths
+from spiking_diffusion.pictures import grid
 from spiking_diffusion.reporting.figures.images import show
-from spiking_diffusion.reporting.layout import Group, ours
-from spiking_diffusion.reporting.picture import grid
+from spiking_diffusion.reporting.groups import Group, with_codes
 
 
 def codebook(groups: list[Group]) -> Figure:
     """For each group the share of every code in the training tokens, and the codes as images in the same order."""
-    shown = ours(groups)
+    shown = with_codes(groups)
     if len(shown) == 1:
         figure, axes = plt.subplots(2, 1, figsize=(7.2, 5.0), height_ratios=[1, 2.6], layout="constrained")
     else:
         figure, axes = plt.subplots(len(shown), 2, figsize=(9.0, 2.6 * len(shown)), layout="constrained")
     for (bars, pictures), group in zip(axes.reshape(-1, 2), shown, strict=True):
-        path = artifacts.tokens_path(group.first.name)
+        path = paths.tokens_path(group.first.name)
         tokens, size = artifacts.read_array(path, "train"), int(artifacts.read_array(path, "size"))
         counts = np.bincount(tokens.ravel(), minlength=size)
         order = np.argsort(-counts, kind="stable")
@@ -32,7 +32,7 @@ def codebook(groups: list[Group]) -> Figure:
         bars.set(xlim=(0.5, size + 0.5), yscale="log", xlabel="code, by frequency", ylabel="share of tokens")
         bars.legend()
         bars.set_title(f"{group.first.name}: {len(used)} of {size} codes used, perplexity {spread:.1f}")
-        traces = artifacts.read_npz(artifacts.traces_path(group.first.name))
+        traces = artifacts.read_npz(paths.traces_path(group.first.name))
         codes = traces["codes"].copy()
         codes[traces["occurrences"] == 0] = 200  # as light as the gaps
         show(pictures, grid(codes[order], min(16, size), gap=2))

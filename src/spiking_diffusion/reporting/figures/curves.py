@@ -13,9 +13,9 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, NullLocator
 from numpy.typing import ArrayLike
 
-from spiking_diffusion import artifacts
+from spiking_diffusion import artifacts, paths
 from spiking_diffusion.config import Protocol
-from spiking_diffusion.reporting.layout import Group, ablated, legend, ours
+from spiking_diffusion.reporting.groups import Group, ablated, legend, with_codes
 
 NAMES = {"mse": "MSE", "ssim": "1 - SSIM"}
 OF_CODEBOOK, OF_TOKENS = {"perplexity": "perplexity"}, {"bits_per_token": "bits per token"}
@@ -30,7 +30,7 @@ def ablation(groups: list[Group]) -> Figure:
     first protocol which all runs have.
     """
     key = ablated(groups)
-    shown = [group for group in ours(groups) if group.settings and (not key or key in group.settings)]
+    shown = [group for group in with_codes(groups) if group.settings and (not key or key in group.settings)]
     # bits of tokens compare where all have the same ones
     of_sdid = all(setting.startswith("sdid.") for group in shown for setting in group.settings)
     wanted = NAMES | (OF_TOKENS if of_sdid else OF_CODEBOOK)
@@ -61,7 +61,7 @@ def ablation(groups: list[Group]) -> Figure:
 
 
 def _read_metrics(run: str) -> dict[str, Any]:
-    path = artifacts.metrics_path(run)
+    path = paths.metrics_path(run)
     row = artifacts.read_json(path)
     if not isinstance(row, dict) or "mse" not in row:
         raise artifacts.damaged(path, "no mse in it")
@@ -158,14 +158,14 @@ def _legend_below(figure: Figure) -> None:
 
 
 def _tuned(groups: list[Group]) -> list[Group]:
-    return [group for group in ours(groups) if group.first.tuned]
+    return [group for group in with_codes(groups) if group.first.tuned]
 
 
 def _read_tried(group: Group) -> pd.DataFrame:
     """What the stage ``tune`` tried for every seed of a group, the temperatures first."""
     tables = []
     for run in group.runs:
-        path = artifacts.tuning_path(run.name).with_suffix(".csv")
+        path = paths.tuning_path(run.name).with_suffix(".csv")
         try:
             tried = pd.read_csv(artifacts.require(path))[TRIED].astype(float)
             if tried.empty:

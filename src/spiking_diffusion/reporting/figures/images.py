@@ -7,9 +7,10 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from spiking_diffusion import artifacts
-from spiking_diffusion.reporting.layout import TITLES, Group
-from spiking_diffusion.reporting.picture import grid
+from spiking_diffusion import artifacts, paths
+from spiking_diffusion.config import FAMILIES
+from spiking_diffusion.pictures import grid
+from spiking_diffusion.reporting.groups import Group
 
 SIDE, PAIRS, COLUMNS = 7, 14, 4
 """Samples along each side of a panel, test images in a row of reconstructions, panels beside each other at most."""
@@ -18,7 +19,7 @@ SIDE, PAIRS, COLUMNS = 7, 14, 4
 def by_dataset(groups: list[Group]) -> dict[str, list[Group]]:
     """Groups by dataset, FSVAE before Spiking-Diffusion as in the paper's Fig. 2."""
     datasets = dict.fromkeys(group.first.dataset_name for group in groups)
-    order = list(TITLES)[::-1]
+    order = list(FAMILIES)[::-1]
     return {
         name: sorted((g for g in groups if g.first.dataset_name == name), key=lambda g: order.index(g.first.model))
         for name in datasets
@@ -30,8 +31,8 @@ def samples(groups: list[Group]) -> Figure:
     rows: list[list[tuple[str, np.ndarray]]] = []
     titles: list[str] = []
     for name, here in by_dataset(groups).items():
-        panels = [(g.title, artifacts.read_array(artifacts.samples_path(g.first.name), "images")) for g in here]
-        test = artifacts.read_array(artifacts.data_path(name), "test_images")
+        panels = [(g.title, artifacts.read_array(paths.samples_path(g.first.name), "images")) for g in here]
+        test = artifacts.read_array(paths.data_path(name), "test_images")
         panels.append(("Test images", test[by_chance(len(test), SIDE**2)]))
         for start in range(0, len(panels), COLUMNS):
             rows.append(panels[start : start + COLUMNS])
@@ -53,11 +54,11 @@ def reconstructions(groups: list[Group]) -> Figure:
     """Test images, and below each what every model makes of it."""
     rows: list[tuple[str, np.ndarray, str]] = []
     for name, here in by_dataset(groups).items():
-        images = artifacts.read_array(artifacts.data_path(name), "test_images")
+        images = artifacts.read_array(paths.data_path(name), "test_images")
         picked = by_chance(len(images), PAIRS)
         rows.append(("Test images", images[picked], here[0].first.dataset.title))
         for group in here:
-            images = artifacts.read_array(artifacts.reconstructions_path(group.first.name), "images")
+            images = artifacts.read_array(paths.reconstructions_path(group.first.name), "images")
             rows.append((group.title, images[picked], ""))
     figure, axes = plt.subplots(len(rows), 1, figsize=(7.2, 0.52 * len(rows)), squeeze=False, layout="constrained")
     figure.get_layout_engine().set(h_pad=0.01, hspace=0)

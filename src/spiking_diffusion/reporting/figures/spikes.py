@@ -6,9 +6,9 @@ import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.figure import Figure
 
-from spiking_diffusion import artifacts
+from spiking_diffusion import artifacts, paths
 from spiking_diffusion.reporting.figures.images import show
-from spiking_diffusion.reporting.layout import Group, ours
+from spiking_diffusion.reporting.groups import Group, with_codes
 
 TRAINS = (("encoder", "encoder $z^E$", "C0", "-"), ("asg", "{} $z^Q$", "C1", "--"))
 CODINGS = {"asg": "spike generator", "poisson": "Poisson coding"}
@@ -16,7 +16,7 @@ CODINGS = {"asg": "spike generator", "poisson": "Poisson coding"}
 
 def spikes(groups: list[Group]) -> Figure:
     """Image and reconstruction, rasters of both trains at the liveliest place, and their PSPs channel by channel."""
-    shown = ours(groups)
+    shown = with_codes(groups)
     figure, axes = plt.subplots(
         len(shown),
         4,
@@ -26,7 +26,7 @@ def spikes(groups: list[Group]) -> Figure:
         layout="constrained",
     )
     for (picture, *rasters, potentials), group in zip(axes, shown, strict=True):
-        trace = artifacts.read_npz(artifacts.traces_path(group.first.name))
+        trace = artifacts.read_npz(paths.traces_path(group.first.name))
         trains = {name: trace[f"{name}_spikes"] for name, *_ in TRAINS}
         steps, channels, height, width = trains["encoder"].shape
         lively = trains["encoder"].var(0).sum(0) + 1e-6 * trains["encoder"].sum((0, 1))

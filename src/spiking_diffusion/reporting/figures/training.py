@@ -12,11 +12,12 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from spiking_diffusion import artifacts
+from spiking_diffusion import artifacts, paths
+from spiking_diffusion.config import FAMILIES
 from spiking_diffusion.reporting.figures.images import by_dataset
-from spiking_diffusion.reporting.layout import TITLES, Group, legend, ours
+from spiking_diffusion.reporting.groups import Group, legend, with_codes
 
-NAMES = {"fsvae": "FSVAE", "vqsvae": "VQ-SVAE", "sdid": "SDID"}
+NAMES = {network: title for family in reversed(FAMILIES.values()) for network, title in family.networks.items()}
 TERMS = {
     "loss": "sum",
     "reconstruction": "reconstruction",
@@ -30,14 +31,16 @@ TERMS = {
 
 def losses(groups: list[Group]) -> Figure:
     """A row for each dataset or setting: every term of the autoencoders' losses, their held-out error, SDID's bound."""
+    present = {network for group in groups for network in group.networks}
     panels: list[tuple[str, Callable[[Axes, list[Group]], None]]] = [
-        ("FSVAE: loss", _terms("fsvae")),
-        ("VQ-SVAE: loss", _terms("vqsvae")),
+        *(
+            (f"{NAMES[network]}: loss", _terms(network))
+            for network in NAMES
+            if network in present and network != "sdid"
+        ),
         ("Held-out images", _held_out),
-        ("SDID", _bits),
+        *([(NAMES["sdid"], _bits)] if "sdid" in present else []),
     ]
-    present = {group.first.model for group in groups}
-    panels = [panel for panel in panels if all(panel[0] not in _only(model) for model in set(TITLES) - present)]
     rows = _rows(groups)
     figure, axes = plt.subplots(
         len(rows),
@@ -62,16 +65,11 @@ def losses(groups: list[Group]) -> Figure:
     return figure
 
 
-def _only(model: str) -> tuple[str, ...]:
-    """Panels that need a run of the model."""
-    return ("FSVAE: loss",) if model == "fsvae" else ("VQ-SVAE: loss", "SDID")
-
-
 def _rows(groups: list[Group]) -> list[tuple[str, list[Group]]]:
     """Groups that are drawn side by side: those of a dataset, but only one of each model."""
     rows = []
     for here in by_dataset(groups).values():
-        of_model = [[group for group in here if group.first.model == model] for model in TITLES]
+        of_model = [[group for group in here if group.first.model == model] for model in FAMILIES]
         for row in itertools.zip_longest(*of_model):
             found = [group for group in row if group]
             label = next((group.label for group in found if group.label), "")
@@ -82,7 +80,7 @@ def _rows(groups: list[Group]) -> list[tuple[str, list[Group]]]:
 def _terms(model: str) -> Callable[[Axes, list[Group]], None]:
     def draw(axis: Axes, groups: list[Group]) -> None:
         for group in groups:
-            if model in group.models:
+            if model in group.networks:
                 history = read_history(group, model)
                 for term in [term for term in TERMS if term in history]:
                     draw_spread(axis, history, term, TERMS[term])
@@ -93,14 +91,14 @@ def _terms(model: str) -> Callable[[Axes, list[Group]], None]:
 
 def _held_out(axis: Axes, groups: list[Group]) -> None:
     for group in groups:
-        model = group.models[0]
+        model = next(iter(group.networks))
         draw_spread(axis, read_history(group, model, "validation_mse"), "validation_mse", NAMES[model])
     axis.set(yscale="log", ylabel="MSE")
 
 
 def _bits(axis: Axes, groups: list[Group]) -> None:
     for group in groups:
-        if "sdid" not in group.models:
+        if "sdid" not in group.networks:
             continue
         history = read_history(group, "sdid", "validation_bits_per_token")
         draw_spread(axis, history, "validation_bits_per_token", "held out")
@@ -111,8 +109,8 @@ def _bits(axis: Axes, groups: list[Group]) -> None:
 
 def dynamics(groups: list[Group]) -> Figure:
     """k, perplexity and the latent spikes' rate in all groups; below, for each dataset, firing rates layer by layer."""
-    shown = ours(groups)
-    models = [model for model in NAMES if any(model in group.models for group in groups)]
+    shown = with_codes(groups)
+    models = [model for model in NAMES if any(model in group.networks for group in groups)]
     datasets = by_dataset(groups)
     rows, columns = len(datasets) + bool(shown), max(len(models), 3 if shown else 1)
     figure, axes = plt.subplots(rows, columns, figsize=(2.5 * columns, 2.4 * rows), squeeze=False, layout="constrained")
@@ -120,7 +118,7 @@ def dynamics(groups: list[Group]) -> Figure:
         _compare(axes[0], shown)
     for line, here in zip(axes[bool(shown) :], datasets.values(), strict=True):
         for axis, model in itertools.zip_longest(line, models):
-            group = next((group for group in here if model in group.models), None)
+            group = next((group for group in here if model in group.networks), None)
             if model is None or group is None:
                 axis.set_axis_off()
                 continue
@@ -160,9 +158,7 @@ def layer_name(column: str) -> str:
 
 def read_history(group: Group, model: str, *columns: str) -> pd.DataFrame:
     """Rows by epoch of every seed of a group. Raises UserError if one lacks ``epoch`` or one of ``columns``."""
-    return pd.concat(
-        [_read(artifacts.history_path(artifacts.model_path(run.name, model)), columns) for run in group.runs]
-    )
+    return pd.concat([_read(paths.history_path(paths.model_path(run.name, model)), columns) for run in group.runs])
 
 
 def _read(path: Path, columns: tuple[str, ...]) -> pd.DataFrame:

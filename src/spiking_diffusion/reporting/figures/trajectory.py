@@ -9,10 +9,10 @@ import numpy as np
 from matplotlib.figure import Figure
 from PIL import Image
 
-from spiking_diffusion import artifacts
+from spiking_diffusion import artifacts, paths
+from spiking_diffusion.pictures import grid
 from spiking_diffusion.reporting.figures.images import show
-from spiking_diffusion.reporting.layout import Group, legend, ours
-from spiking_diffusion.reporting.picture import grid
+from spiking_diffusion.reporting.groups import Group, legend, with_codes
 
 MASK = (230, 159, 0)
 """The colour of a token that is still masked; no grey image has it."""
@@ -21,7 +21,7 @@ COLUMNS, SIDE, FRAMES = 9, 4, 50
 
 def trajectory(groups: list[Group]) -> Figure:
     """A row for each sample, a column for each of some steps, from h_T_d, all masks, to h_0."""
-    shown = ours(groups)
+    shown = with_codes(groups)
     samples = 5 if len(shown) == 1 else 2
     figure, axes = plt.subplots(
         len(shown), 1, figsize=(7.2, (0.8 * samples + 0.45) * len(shown)), squeeze=False, layout="constrained"
@@ -43,7 +43,7 @@ def trajectory(groups: list[Group]) -> Figure:
 
 def write_gif(groups: list[Group], path: Path) -> None:
     """The same as an animation, all groups beside each other, which pauses at the images."""
-    shown = [read_states(group) for group in ours(groups)]
+    shown = [read_states(group) for group in with_codes(groups)]
     steps = max(map(len, shown))
     scale = max(1, 480 // (len(shown) * SIDE * shown[0].shape[-1]))
     frames = []
@@ -64,7 +64,7 @@ def write_gif(groups: list[Group], path: Path) -> None:
 
 def read_states(group: Group) -> np.ndarray:
     """h_0, ..., h_T_d as colour images (T_d+1, N, 3, H, W) uint8, with masked tokens painted over."""
-    path = artifacts.traces_path(group.first.name)
+    path = paths.traces_path(group.first.name)
     tokens, images = (artifacts.read_array(path, f"trajectory_{part}") for part in ("tokens", "images"))
     size = len(artifacts.read_array(path, "codes"))
     *_, height, width = tokens.shape

@@ -3,23 +3,25 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from spiking_diffusion import artifacts, pipeline
+from spiking_diffusion import artifacts, paths
 from spiking_diffusion.artifacts import SPLITS
-from spiking_diffusion.config import Dataset, LocalFile, Params
-from spiking_diffusion.data.card import card, contact_sheet, write_png
+from spiking_diffusion.config import Dataset, LocalFile
+from spiking_diffusion.data.card import card, contact_sheet
 from spiking_diffusion.data.formats import Arrays, read_dataset
-from spiking_diffusion.data.sources import Found, locate, obtain
+from spiking_diffusion.data.sources import locate, obtain
 from spiking_diffusion.errors import UserError
+from spiking_diffusion.graph.jobs import Job
+from spiking_diffusion.paths import DOWNLOADS
+from spiking_diffusion.pictures import write_png
 
-DOWNLOADS = Path("work/downloads")
 
-
-def fetch(params: Params, name: str) -> Path:
-    """Obtain, verify, split and store one dataset."""
-    dataset = params.dataset(name)
+def run(job: Job) -> dict[str, Any]:
+    """Obtain, verify, split and store one dataset, with its card and its contact sheet."""
+    name, dataset = job.name, job.params.dataset(job.name)
     found = {
         role: locate(name, role, file, dataset.format == "folder")
         if isinstance(file, LocalFile)
@@ -27,19 +29,12 @@ def fetch(params: Params, name: str) -> Path:
         for role, file in dataset.files.items()
     }
     arrays = read_dataset(dataset, {role: file.path for role, file in found.items()})
-    return _store(params, name, _split(name, dataset, arrays), found)
-
-
-def _store(params: Params, name: str, splits: Arrays, found: dict[str, Found]) -> Path:
-    dataset, out = params.dataset(name), artifacts.data_path(name)
+    splits = _split(name, dataset, arrays)
     content = {f"{split}_{kind}": splits[split][i] for split in SPLITS for i, kind in enumerate(("images", "labels"))}
-    artifacts.write_npz(out, content)
-    artifacts.write_json(artifacts.card_path(name), card(dataset, splits, found, out))
-    write_png(artifacts.sheet_path(name), contact_sheet(*splits["train"], dataset.classes))
-    own = {file.source: file.sha256 for file in found.values() if not file.verified}
-    record = pipeline.record(params, "fetch", name) | {"inputs": own}
-    pipeline.seal(record, out, artifacts.card_path(name), artifacts.sheet_path(name))
-    return out
+    artifacts.write_npz(job.out, content)
+    artifacts.write_json(paths.card_path(name), card(dataset, splits, found, job.out))
+    write_png(paths.sheet_path(name), contact_sheet(*splits["train"], dataset.classes))
+    return {"inputs": {Path(file.source).as_posix(): file.sha256 for file in found.values() if not file.verified}}
 
 
 def _split(name: str, dataset: Dataset, arrays: Arrays) -> Arrays:

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from spiking_diffusion import artifacts
-from spiking_diffusion.config import Params, RunSettings
+from spiking_diffusion import paths
+from spiking_diffusion.config import RunSettings
 from spiking_diffusion.data.images import ImageSet, load_images, to_unit
+from spiking_diffusion.devices import batches
 from spiking_diffusion.errors import UserError
+from spiking_diffusion.graph.jobs import Job
 from spiking_diffusion.snn.layers import record_rates
-from spiking_diffusion.training.devices import batches
-from spiking_diffusion.training.stage import train_stage
+from spiking_diffusion.stages.train import train
 from spiking_diffusion.vqsvae import VQSVAE, vqsvae_loss
 from spiking_diffusion.vqsvae.codebook import perplexity
 
@@ -63,10 +62,7 @@ class VQSVAETask:
         }
 
 
-def train_vqsvae(params: Params, run: RunSettings, device: torch.device) -> Path:
+def run(job: Job, device: torch.device) -> None:
     """Train the VQ-SVAE of a run."""
-    source = artifacts.data_path(run.dataset_name)
-    data = load_images(source)
-    return train_stage(
-        params, run, "vqsvae", run.recipe.vqsvae.train, [source], device, lambda: VQSVAETask(run, data, device)
-    )
+    data = load_images(paths.data_path(job.run.dataset_name))
+    train(job, job.run.recipe.vqsvae.train, device, lambda: VQSVAETask(job.run, data, device))

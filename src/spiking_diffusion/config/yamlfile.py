@@ -13,6 +13,19 @@ from ruamel.yaml.error import MarkedYAMLError, YAMLError
 from spiking_diffusion.errors import UserError
 
 
+class _Loader(yaml.SafeLoader):
+    """Refuses a duplicate key even next to ``<<``. Both parsers accept it there, because merged keys may repeat."""
+
+    def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
+        node = super().compose_mapping_node(anchor)
+        seen = set()
+        for key in (key for key, _ in node.value if isinstance(key, yaml.ScalarNode)):
+            if (key.tag, key.value) in seen:
+                raise yaml.MarkedYAMLError(problem=f'found duplicate key "{key.value}"', problem_mark=key.start_mark)
+            seen.add((key.tag, key.value))
+        return node
+
+
 def read_yaml(path: str | Path) -> Any:
     """Parse a YAML file as Snakemake (YAML 1.1) and as DVC (YAML 1.2) do, and refuse it where they differ.
 
@@ -26,13 +39,13 @@ def read_yaml(path: str | Path) -> Any:
             "run this in the project's folder or name the file with --params"
         ) from None
     try:
-        first, second = yaml.safe_load(text), YAML(typ="safe", pure=True).load(text)
+        first, second = yaml.load(text, _Loader), YAML(typ="safe", pure=True).load(text)
         difference = _first_difference(first, second, "")
     except (yaml.MarkedYAMLError, MarkedYAMLError) as error:
         line = f", line {error.problem_mark.line + 1}" if error.problem_mark else ""
-        raise UserError(f"{path} is not valid YAML ({error.problem}{line}): mend it there") from None
+        raise UserError(f"{path} is not valid YAML ({error.problem}{line}): fix it there") from None
     except (yaml.YAMLError, YAMLError, ValueError, RecursionError) as error:
-        raise UserError(f"{path} is not valid YAML ({' '.join(str(error).split())}): mend it there") from None
+        raise UserError(f"{path} is not valid YAML ({' '.join(str(error).split())}): fix it there") from None
     if difference:
         key, one, two = difference
         raise UserError(

@@ -1,4 +1,4 @@
-"""The ``energy_table`` stage: what it takes a suite's models to draw an image."""
+"""The ``energy_table`` stage: what drawing an image costs in each run of a suite."""
 
 from __future__ import annotations
 
@@ -7,23 +7,18 @@ from typing import Any
 
 import pandas as pd
 
-from spiking_diffusion import artifacts, pipeline
-from spiking_diffusion.config import Params
-from spiking_diffusion.reporting.layout import energy_table_path
+from spiking_diffusion import artifacts
+from spiking_diffusion.graph.jobs import Job
 
 FIRST = ("dataset", "model", "run", "T", "network_calls", "firing_rate", "macs", "synops", "mj", "ann_mj", "ann_ratio")
 
 
-def make_energy_table(params: Params, suite: str) -> Path:
+def run(job: Job) -> None:
     """Write ``results/tables/{suite}-energy.csv``, one row per run."""
-    inputs = [artifacts.energy_path(run) for run in params.suites[suite]]
-    rows = [_read(path) for path in inputs]
+    rows = [_read(path) for path in job.inputs]
     others = dict.fromkeys(key for row in rows for key in row if key not in FIRST)
     table = pd.DataFrame(rows, columns=[*FIRST, *others])
-    out = energy_table_path(suite)
-    artifacts.write_text(out, table.to_csv(index=False, float_format="%.6g", lineterminator="\n"))
-    pipeline.seal(pipeline.record(params, "energy_table", suite, inputs), out)
-    return out
+    artifacts.write_text(job.out, table.to_csv(index=False, float_format="%.6g", lineterminator="\n"))
 
 
 def _read(path: Path) -> dict[str, Any]:

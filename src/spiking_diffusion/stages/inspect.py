@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import numpy as np
 import torch
 from torch import Tensor
 
-from spiking_diffusion import artifacts, pipeline
-from spiking_diffusion.config import Params, RunSettings
-from spiking_diffusion.data.images import load_images, to_uint8, to_unit
+from spiking_diffusion import artifacts, paths
+from spiking_diffusion.data.images import load_split, to_uint8, to_unit
+from spiking_diffusion.devices import batches
 from spiking_diffusion.diffusion import SDID, AbsorbingDiffusion, sample_ancestral
-from spiking_diffusion.randomness import generator, make_deterministic
+from spiking_diffusion.families.inputs import load_samples, tokens_of
+from spiking_diffusion.families.spiking_diffusion import SpikingDiffusion
+from spiking_diffusion.graph.jobs import Job
+from spiking_diffusion.randomness import generator
 from spiking_diffusion.snn import psp
-from spiking_diffusion.training.devices import batches
-from spiking_diffusion.training.sample import load_samples
-from spiking_diffusion.training.sdid import load_sdid
-from spiking_diffusion.training.tokens import load_vqsvae, tokens_of
 from spiking_diffusion.vqsvae import VQSVAE
 
 SAMPLES, DECODED = 16, 1000
@@ -25,7 +22,7 @@ SAMPLES, DECODED = 16, 1000
 
 
 @torch.no_grad()
-def inspect_run(params: Params, run: RunSettings, device: torch.device) -> Path:
+def run(job: Job, device: torch.device) -> None:
     """Write ``results/traces/{run}.npz``: codes as images, samples in the making, spikes of one test image.
 
     ``codes``              (K, C, 3 H/h, 3 W/w) uint8, what each code and its eight neighbours decode to on average
@@ -35,39 +32,24 @@ def inspect_run(params: Params, run: RunSettings, device: torch.device) -> Path:
     ``image``              (C, H, W) uint8, a test image, and ``reconstruction``, what comes back
     ``encoder_spikes``     (T, c, h, w) uint8 of that image, and ``encoder_psp`` float32; ``asg_spikes``, ``asg_psp``
     """
-    make_deterministic(run.recipe.sample.threads)
-    data, tokens = artifacts.data_path(run.dataset_name), artifacts.tokens_path(run.name)
-    weights = [artifacts.model_path(run.name, model) for model in ("vqsvae", "sdid")]
-    image = load_images(data).images["test"][:1]
-    drawn = load_samples(params, run)
-    train = tokens_of(params, run).splits["train"][:DECODED]
-    vqsvae, (sdid, diffusion) = load_vqsvae(run, device), load_sdid(run, device)
-    codes, occurrences = codes_in_context(
-        train.numpy(), _decode(vqsvae, train, device), run.recipe.vqsvae.codebook.size
-    )
+    image = load_split(paths.data_path(job.run.dataset_name), "test")[:1]
+    drawn = load_samples(job.params, job.run)
+    train = tokens_of(job.params, job.run).splits["train"][:DECODED]
+    model = SpikingDiffusion(job.run, device)
+    size = job.run.recipe.vqsvae.codebook.size
+    codes, occurrences = codes_in_context(train.numpy(), _decode(model, train), size)
     content = {
         "codes": codes,
         "occurrences": occurrences,
-        **_trajectory(run, drawn, vqsvae, sdid, diffusion, device),
-        **_spikes(run, vqsvae, image, device),
+        **_trajectory(model, float(drawn["temperature"]), int(drawn["steps"])),
+        **_spikes(model.vqsvae, image.to(device)),
     }
-    out = artifacts.traces_path(run.name)
-    inputs = [data, tokens, *weights, artifacts.samples_path(run.name)]
-    artifacts.write_npz(out, content)
-    pipeline.seal(pipeline.record(params, "inspect", run.name, inputs), out)
-    return out
+    artifacts.write_npz(job.out, content)
 
 
-def decode_masked(model: VQSVAE, tokens: Tensor) -> Tensor:
-    """Tokens (B, h, w) in [0, K] -> images (B, C, H, W) in [0, 1]; where the mask K stands, no current flows."""
-    known = tokens < model.settings.codebook.size
-    z_q = model.codebook(tokens.where(known, 0)) * known[:, None]
-    return model.decoder(model.generate_spikes(z_q)).clamp(0, 1)
-
-
-def _decode(model: VQSVAE, tokens: Tensor, device: torch.device) -> np.ndarray:
+def _decode(model: SpikingDiffusion, tokens: Tensor) -> np.ndarray:
     """Tokens (N, h, w) in [0, K] -> images (N, C, H, W) uint8, some at a time."""
-    return torch.cat([to_uint8(decode_masked(model, part)).cpu() for part in batches(tokens, 100, device)]).numpy()
+    return torch.cat([to_uint8(model.decode(part)).cpu() for part in batches(tokens, 100, model.device)]).numpy()
 
 
 def codes_in_context(tokens: np.ndarray, images: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray]:
@@ -109,30 +91,23 @@ def trajectory(
     return states
 
 
-def _trajectory(
-    run: RunSettings,
-    drawn: dict[str, np.ndarray],
-    vqsvae: VQSVAE,
-    sdid: SDID,
-    diffusion: AbsorbingDiffusion,
-    device: torch.device,
-) -> dict[str, np.ndarray]:
+def _trajectory(model: SpikingDiffusion, temperature: float, steps: int) -> dict[str, np.ndarray]:
     """Samples in the making, drawn as those of the run were."""
-    temperature, steps = float(drawn["temperature"]), int(drawn["steps"])
-    noise = generator(device, run.recipe.seed, "inspect", "trajectory")
-    states = trajectory(sdid, diffusion, (SAMPLES, *vqsvae.token_shape), temperature, steps, noise)
-    images = _decode(vqsvae, states.flatten(0, 1), device)
+    noise = generator(model.device, model.config.recipe.seed, "inspect", "trajectory")
+    shape = (SAMPLES, *model.vqsvae.token_shape)
+    states = trajectory(model.sdid, model.diffusion, shape, temperature, steps, noise)
+    images = _decode(model, states.flatten(0, 1))
     return {
         "trajectory_tokens": states.numpy().astype(np.uint16),
         "trajectory_images": images.reshape(*states.shape[:2], *images.shape[1:]),
     }
 
 
-def _spikes(run: RunSettings, model: VQSVAE, image: Tensor, device: torch.device) -> dict[str, np.ndarray]:
+def _spikes(model: VQSVAE, image: Tensor) -> dict[str, np.ndarray]:
     """Spike trains of encoder and generator for one image (1, C, H, W) uint8, and their postsynaptic potentials."""
-    out = model(to_unit(image.to(device)))
-    found = {"image": image[0].numpy(), "reconstruction": to_uint8(out.images.clamp(0, 1))[0].cpu().numpy()}
+    out = model(to_unit(image))
+    found = {"image": image[0].cpu().numpy(), "reconstruction": to_uint8(out.images.clamp(0, 1))[0].cpu().numpy()}
     for name, spikes in (("encoder", out.encoder_spikes), ("asg", out.asg_spikes)):
         found[f"{name}_spikes"] = spikes[:, 0].cpu().numpy().astype(np.uint8)
-        found[f"{name}_psp"] = psp(spikes, run.recipe.vqsvae.tau_syn)[:, 0].cpu().numpy()
+        found[f"{name}_psp"] = psp(spikes, model.settings.tau_syn)[:, 0].cpu().numpy()
     return found

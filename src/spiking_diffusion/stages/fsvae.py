@@ -2,29 +2,19 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from spiking_diffusion import artifacts
-from spiking_diffusion.config import Params, RunSettings
+from spiking_diffusion import paths
+from spiking_diffusion.config import RunSettings
 from spiking_diffusion.data.images import ImageSet, load_images, to_unit
+from spiking_diffusion.devices import batches
 from spiking_diffusion.fsvae import FSVAE, fsvae_loss
+from spiking_diffusion.graph.jobs import Job
 from spiking_diffusion.randomness import generator
 from spiking_diffusion.snn.layers import record_rates
-from spiking_diffusion.training.devices import batches
-from spiking_diffusion.training.stage import train_stage
-from spiking_diffusion.training.weights import load_weights
-
-
-def load_fsvae(run: RunSettings, device: torch.device) -> FSVAE:
-    """The trained FSVAE of a run, in evaluation mode."""
-    channels, height, width = run.dataset.shape
-    model = FSVAE(run.recipe.fsvae, run.recipe.neuron, (channels, height, width))
-    load_weights(artifacts.model_path(run.name, "fsvae"), model, device)
-    return model
+from spiking_diffusion.stages.train import train
 
 
 class FSVAETask:
@@ -58,10 +48,7 @@ class FSVAETask:
         }
 
 
-def train_fsvae(params: Params, run: RunSettings, device: torch.device) -> Path:
+def run(job: Job, device: torch.device) -> None:
     """Train the FSVAE of a run."""
-    source = artifacts.data_path(run.dataset_name)
-    data = load_images(source)
-    return train_stage(
-        params, run, "fsvae", run.recipe.fsvae.train, [source], device, lambda: FSVAETask(run, data, device)
-    )
+    data = load_images(paths.data_path(job.run.dataset_name))
+    train(job, job.run.recipe.fsvae.train, device, lambda: FSVAETask(job.run, data, device))

@@ -1,0 +1,164 @@
+"""The whole of ``params.yaml``: runs and suites, and how a run's lines are merged over its recipe."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError, model_validator
+
+from spiking_diffusion.config.base import Name, Section
+from spiking_diffusion.config.datasets import Dataset
+from spiking_diffusion.config.families import FAMILIES, Family, Model
+from spiking_diffusion.config.recipes import Classifier, Inception, Recipe
+from spiking_diffusion.config.yamlfile import read_yaml
+from spiking_diffusion.errors import UserError, sentence, unknown
+
+
+class Run(BaseModel):
+    """A named experiment: a dataset, a recipe, and overrides laid out like the recipe itself."""
+
+    model_config = ConfigDict(extra="allow", frozen=True, strict=True)
+
+    dataset: Name
+    recipe: Name
+
+
+class RunSettings(Section):
+    """A run with nothing left open."""
+
+    name: Name
+    model: Model
+    dataset_name: Name
+    dataset: Dataset
+    recipe_name: Name
+    recipe: Recipe
+
+    @property
+    def family(self) -> Family:
+        """The family of its model."""
+        return FAMILIES[self.model]
+
+    @property
+    def tuned(self) -> bool:
+        """Whether the stage ``tune`` chooses its temperature."""
+        return "tune" not in self.family.unused and self.recipe.sample.temperature == "tuned"
+
+
+class Params(Section):
+    """The whole of ``params.yaml``."""
+
+    device: Literal["auto", "cpu", "cuda"]
+    datasets: dict[Name, Dataset]
+    classifier: Classifier
+    inception: Inception
+    recipes: dict[Name, Recipe]
+    runs: dict[Name, Run]
+    baselines: dict[Name, Run]
+    suites: dict[Name, Annotated[list[Name], Field(min_length=1)]]
+    _resolved: dict[str, RunSettings] = PrivateAttr(default_factory=dict)
+
+    @model_validator(mode="after")
+    def _check(self) -> Params:
+        both = set(self.runs) & set(self.baselines)
+        if both:
+            raise ValueError(f"{sorted(both)[0]!r} names a run and a baseline; their files would collide, rename one")
+        for name in self.all_runs:
+            self.resolve(name)
+        for suite, names in self.suites.items():
+            if suite.endswith("-energy"):
+                raise UserError(f"suites.{suite}: a table of energies has that name, end it otherwise")
+            for name in names:
+                if name not in self.all_runs:
+                    raise UserError(f"suites.{suite} lists {name!r}, {unknown('run', name, self.all_runs)}")
+            for name in names:
+                if names.count(name) > 1:
+                    raise UserError(f"suites.{suite} lists {name!r} twice: name each run once")
+        return self
+
+    @property
+    def all_runs(self) -> dict[str, Run]:
+        """The runs of every family by name."""
+        return {name: run for family in FAMILIES.values() for name, run in self.runs_of(family).items()}
+
+    def runs_of(self, family: Family) -> dict[str, Run]:
+        """The runs in a family's section by name."""
+        runs: dict[str, Run] = getattr(self, family.section)
+        return runs
+
+    def family_of(self, name: str) -> Family:
+        """The family of a run. Raises UserError for an unknown run."""
+        for family in FAMILIES.values():
+            if name in self.runs_of(family):
+                return family
+        raise UserError(f"there is no run {name!r}: {unknown('run', name, self.all_runs)}")
+
+    def dataset(self, name: str) -> Dataset:
+        """A dataset's entry. Raises UserError for an unknown name."""
+        if name not in self.datasets:
+            raise UserError(f"there is no dataset {name!r}: {unknown('dataset', name, self.datasets)}")
+        return self.datasets[name]
+
+    def resolve(self, name: str) -> RunSettings:
+        """The complete setting of a run: its recipe with the run's own lines on top.
+
+        Raises UserError for an unknown run, dataset or recipe and for an override that does not fit.
+        """
+        if name not in self._resolved:
+            self._resolved[name] = self._resolve(name, self.family_of(name))
+        return self._resolved[name]
+
+    def _resolve(self, name: str, family: Family) -> RunSettings:
+        where = f"{family.section}.{name}"
+        run = self.runs_of(family)[name]
+        if run.dataset not in self.datasets:
+            raise UserError(f"{where}.dataset is {run.dataset!r}, {unknown('dataset', run.dataset, self.datasets)}")
+        if run.recipe not in self.recipes:
+            raise UserError(f"{where}.recipe is {run.recipe!r}, {unknown('recipe', run.recipe, self.recipes)}")
+        merged = _merge(self.recipes[run.recipe].model_dump(), run.model_extra or {})
+        try:
+            recipe = Recipe.model_validate(merged)
+        except ValidationError as error:
+            raise UserError(sentence(error, where)) from None
+        dataset, steps = self.datasets[run.dataset], recipe.sample.steps
+        tokens = dataset.shape[1] // 4 * (dataset.shape[2] // 4)
+        if "sdid" in family.networks and steps != "all" and steps > tokens:
+            raise UserError(
+                f"{where}.sample.steps is {steps}, but an image of {run.dataset!r} has {tokens} tokens: "
+                "write a number up to that, or all"
+            )
+        return RunSettings(
+            name=name,
+            model=family.name,
+            dataset_name=run.dataset,
+            dataset=dataset,
+            recipe_name=run.recipe,
+            recipe=recipe,
+        )
+
+
+def _merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    both = {
+        k: _merge(base[k], v) if isinstance(base.get(k), Mapping) and isinstance(v, Mapping) else v
+        for k, v in over.items()
+    }
+    return {**base, **both}
+
+
+# --- reading the file -----------------------------------------------------------------------------------
+
+
+def load_params(path: str | Path = "params.yaml") -> Params:
+    """Read and check ``params.yaml``. Raises UserError with one sentence for whatever is wrong in it."""
+    return check_params(read_yaml(path), str(path))
+
+
+def check_params(raw: Any, where: str = "params.yaml") -> Params:
+    """Check the already parsed content of ``params.yaml``."""
+    try:
+        return Params.model_validate(raw)
+    except ValidationError as error:
+        raise UserError(f"{where}: {sentence(error, '')}") from None
+    except UserError as error:
+        raise UserError(f"{where}: {error}") from None

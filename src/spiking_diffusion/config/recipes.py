@@ -1,0 +1,221 @@
+"""``recipes:``, ``classifier:`` and ``inception:`` of ``params.yaml``: the settings of models and metrics."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from spiking_diffusion.config.base import BelowOne, Count, Positive, Section, Seed, TimeConstant, Unit
+from spiking_diffusion.config.datasets import Weights
+
+
+class Neuron(Section):
+    """LIF neuron, Eq. 1-3 of the paper, and its surrogate gradient. ``tau`` is in time steps."""
+
+    tau: Annotated[float, Field(gt=1, allow_inf_nan=False)]
+    v_threshold: Positive
+    v_reset: Annotated[float, Field(allow_inf_nan=False)]
+    surrogate: Literal["atan"]
+    alpha: Positive
+    detach_reset: bool
+
+    @model_validator(mode="after")
+    def _check(self) -> Neuron:
+        if self.v_reset >= self.v_threshold:
+            raise ValueError("v_reset must be below v_threshold, or every step would be a spike")
+        return self
+
+
+class Train(Section):
+    """AdamW. ``threads`` is fixed by the recipe because the order of a sum, and so its last bits, depends on it.
+
+    ``precision`` is that of the synapses' multiplications; membranes, statistics and weights are always float32.
+    """
+
+    epochs: Count
+    batch_size: Annotated[int, Field(ge=2)]
+    lr: Positive
+    schedule: Literal["constant", "cosine"]
+    betas: Annotated[list[BelowOne], Field(min_length=2, max_length=2)]
+    weight_decay: Annotated[float, Field(ge=0, allow_inf_nan=False)]
+    precision: Literal["float32", "bfloat16"]
+    threads: Count
+
+
+class Codebook(Section):
+    """K codes (Eq. 7-8). ``decay`` and ``restart_dead`` belong to ``update: ema``.
+
+    ``init``: N(0, 1), uniform on [0, 1], or ``kmeans`` of the features of the first batch.
+    """
+
+    size: Annotated[int, Field(ge=2, le=65535)]
+    init: Literal["normal", "uniform", "kmeans"]
+    update: Literal["gradient", "ema"]
+    decay: BelowOne
+    restart_dead: bool
+
+    @model_validator(mode="after")
+    def _check(self) -> Codebook:
+        if self.restart_dead and self.update != "ema":
+            raise ValueError("restart_dead needs update: ema, which counts how often a code is used")
+        return self
+
+
+class VQSVAE(Section):
+    """VQ-SVAE, Sec. 2.2. ``T`` is T_s, ``k`` the weight of Eq. 6: ``learned`` from ``k_init``, or held fixed.
+
+    A learned k stays in (0, 1), where SFR and PSP share the weight, with ``k_range: unit``; ``free`` lets it go
+    anywhere. ``readout`` is what stands beside SFR in Eq. 6: PSP, or the sum of ``output_decay^(T-1-t)`` spikes, which
+    the released code uses. ``coding`` makes z^Q a spike train again: the adaptive spike generator, or Poisson coding.
+    ``straight_through`` says where the decoder's gradient enters the encoder.
+    """
+
+    T: Count
+    channels: Annotated[list[Count], Field(min_length=2, max_length=2)]
+    code_dim: Count
+    readout: Literal["psp", "leaky-sum"]
+    tau_syn: TimeConstant
+    k: Literal["learned"] | Unit
+    k_init: Annotated[float, Field(gt=0, lt=1)]
+    k_range: Literal["free", "unit"]
+    codebook: Codebook
+    coding: Literal["asg", "poisson"]
+    beta: Annotated[float, Field(ge=0, allow_inf_nan=False)]
+    straight_through: Literal["spikes", "embedding"]
+    output_decay: Annotated[float, Field(gt=0, le=1)]
+    train: Train
+
+
+class SDID(Section):
+    """Spiking diffusion image decoder, Sec. 2.3, and its training.
+
+    ``input``: learned embeddings of token and step, or, as the released code has it, their bare numbers as two
+    channels. ``loss``: the 1/t-weighted bound of Eq. 14, or the released code's weights 1 - t/T_d.
+    """
+
+    T: Count
+    channels: Annotated[list[Count], Field(min_length=1)]
+    input: Literal["embedding", "raw"]
+    embed_dim: Count
+    loss: Literal["elbo", "reweighted"]
+    train: Train
+
+
+class ScheduledSampling(Section):
+    """From ``from_step`` on, the prior sees its own guess with a probability rising from ``start`` to ``end``."""
+
+    start: Unit
+    end: Unit
+    from_step: Annotated[int, Field(ge=0)]
+
+
+class FSVAE(Section):
+    """FSVAE (Kamata et al. 2022).
+
+    ``architecture: shared`` has the encoder and decoder of VQ-SVAE (two ``channels``, and ``code_dim``); ``original``
+    is the published one: a stage of stride 2 for each of ``channels``, without ``code_dim``.
+    """
+
+    T: Count
+    architecture: Literal["shared", "original"]
+    channels: Annotated[list[Count], Field(min_length=1)]
+    code_dim: Count
+    latent_dim: Count
+    k: Count
+    tau_syn: TimeConstant
+    output_decay: Annotated[float, Field(gt=0, le=1)]
+    scheduled_sampling: ScheduledSampling
+    train: Train
+
+    @model_validator(mode="after")
+    def _check(self) -> FSVAE:
+        if self.architecture == "shared" and len(self.channels) != 2:
+            raise ValueError("architecture: shared has two channels, as VQ-SVAE")
+        return self
+
+
+class Sample(Section):
+    """How images are drawn. FSVAE reads ``n``, ``batch_size`` and ``threads`` alone.
+
+    ``temperature`` divides the logits of SDID; ``tuned`` is the one that the stage ``tune`` chose. ``steps``: in how
+    many steps all tokens are revealed, at most T_d.
+    """
+
+    n: Annotated[int, Field(ge=2)]
+    batch_size: Count
+    sampler: Literal["ancestral"]
+    steps: Literal["all"] | Count
+    temperature: Literal["tuned"] | Positive
+    threads: Count
+
+
+class Tune(Section):
+    """What the stage ``tune`` tries on ``n`` images each: every temperature, and at the best every number of steps.
+
+    Numbers of steps above the number of tokens mean all of them.
+    """
+
+    n: Annotated[int, Field(ge=2)]
+    temperatures: Annotated[list[Positive], Field(min_length=1)]
+    steps: list[Count]
+
+
+Protocol = Literal["standard", "clean32", "train50k", "released", "classifier"]
+"""What a FID can be measured by; ``metrics/protocols.py`` says what each means."""
+
+
+class Evaluate(Section):
+    """Protocols and the KID's subsets, which shrink to the number of images where there are fewer."""
+
+    protocols: Annotated[list[Protocol], Field(min_length=1)]
+    batch_size: Count
+    kid_subset_size: Annotated[int, Field(ge=2)]
+    kid_subsets: Count
+    threads: Count
+
+    @model_validator(mode="after")
+    def _check(self) -> Evaluate:
+        if len(set(self.protocols)) < len(self.protocols):
+            raise ValueError(f"protocols names one twice: {', '.join(self.protocols)}")
+        return self
+
+
+class Energy(Section):
+    """On how many images, drawn and encoded, the stage ``energy`` counts."""
+
+    n: Count
+
+
+class Recipe(Section):
+    """A complete setting of every model; a run picks one and may override any key."""
+
+    seed: Seed
+    neuron: Neuron
+    vqsvae: VQSVAE
+    sdid: SDID
+    fsvae: FSVAE
+    sample: Sample
+    tune: Tune
+    evaluate: Evaluate
+    energy: Energy
+
+
+class Classifier(Section):
+    """The small CNN whose features the ``classifier`` protocol compares; one per dataset."""
+
+    seed: Seed
+    channels: Annotated[list[Count], Field(min_length=2, max_length=2)]
+    features: Count
+    steps: Count
+    batch_size: Annotated[int, Field(ge=2)]
+    lr: Positive
+    threads: Count
+
+
+class Inception(Section):
+    """The two ImageNet networks that protocols ask for: ``fid``, TensorFlow's of 2015 as torch-fidelity has it, and
+    ``imagenet``, torchvision's, which the released code took in its place."""
+
+    fid: Weights
+    imagenet: Weights

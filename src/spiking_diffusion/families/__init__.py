@@ -1,0 +1,131 @@
+"""The trained networks of a run behind one interface, whatever its family.
+
+Each family has a module here with a subclass of ``Model``, called ``MODEL`` in it. ``config.families`` lists the
+modules. Nothing outside asks which family a run is of.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from contextlib import AbstractContextManager
+from importlib import import_module
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from spiking_diffusion.config import Params, RunSettings
+from spiking_diffusion.data.images import to_uint8
+from spiking_diffusion.errors import UserError
+from spiking_diffusion.randomness import generator
+
+Notes = dict[str, float]
+
+
+class Counter(Protocol):
+    """What ``Model.count`` needs of ``metrics.energy.Counter``."""
+
+    def counting(self, images: int, **stages: nn.Module) -> AbstractContextManager[None]: ...
+
+
+class Model(ABC):
+    """The trained networks of a run.
+
+    ``config`` is the complete setting of the run, ``device`` where it computes. Images are float (B, C, H, W) in
+    [0, 1].
+    """
+
+    def __init__(self, config: RunSettings, device: torch.device) -> None:
+        self.config = config
+        self.device = device
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.config.name!r}, {self.device})"
+
+    @abstractmethod
+    def draw_batch(self, size: int, noise: torch.Generator, **how: Any) -> tuple[Tensor, int]:
+        """``size`` new images, and the network calls that all of them took."""
+
+    @abstractmethod
+    def how(self, **how: Any) -> Notes:
+        """The settings with which images are drawn: what ``how`` gives, and the recipe's for the rest."""
+
+    @abstractmethod
+    def encode(self, images: Tensor) -> Tensor:
+        """Images -> their codes."""
+
+    @abstractmethod
+    def decode(self, codes: Tensor) -> Tensor:
+        """Codes -> images."""
+
+    @abstractmethod
+    def reconstruct(self, images: Tensor, noise: torch.Generator | None = None) -> Tensor:
+        """Images -> what comes back of them; ``noise`` is for families that encode at random."""
+
+    @abstractmethod
+    def numbers(self, params: Params) -> dict[str, Any]:
+        """Metrics that only this family has, on test data."""
+
+    @abstractmethod
+    def count(self, counter: Counter, images: Tensor, n: int, params: Params) -> Notes:
+        """Let ``counter`` see ``images`` being encoded and ``n`` images being drawn. Returns how they were drawn."""
+
+    @torch.no_grad()
+    def sample(self, n: int = 64, *, seed: int | None = None, **how: Any) -> Tensor:
+        """Draw ``n`` images: float (n, C, H, W) in [0, 1] on the CPU.
+
+        ``seed`` is the recipe's by default. The same seed, number, settings and device give the same images. A model
+        of tokens takes ``temperature``, ``steps`` (at most T_d) and ``callback`` (see ``sample_ancestral``) too.
+
+        >>> from spiking_diffusion import load
+        >>> images = load("digits").sample(2, temperature=0.8, steps=8)
+        >>> images.shape, bool(images.min() >= 0), bool(images.max() <= 1)
+        (torch.Size([2, 1, 28, 28]), True, True)
+
+        Raises UserError if ``n`` is less than 1.
+        """
+        if n < 1:
+            raise UserError(f"n is {n}: ask for 1 image or more")
+        return torch.cat([part.cpu() for part, _ in self._parts(n, "sample", seed, how)])
+
+    @torch.no_grad()
+    def draw(self, n: int, purpose: str = "sample", **how: Any) -> tuple[Tensor, Notes]:
+        """``n`` images (n, C, H, W) uint8, and how they were drawn.
+
+        ``purpose`` picks the noise. ``network_calls`` of the notes is per image: a call is one pass of the denoiser
+        through all its time steps, and a model without a denoiser makes one in all.
+        """
+        images, calls = [], 0
+        for part, made in self._parts(n, purpose, None, how):
+            images.append(to_uint8(part).cpu())
+            calls += made
+        return torch.cat(images), {"network_calls": calls / n, **self.how(**how)}
+
+    def checked(self, images: Tensor) -> Tensor:
+        """Images on the model's device. Raises UserError for another shape than (B, C, H, W), and for integers."""
+        if images.dim() != 4 or list(images.shape[1:]) != self.config.dataset.shape:
+            raise UserError(
+                f"images have shape {tuple(images.shape)}, {self.config.name} takes (B, *{self.config.dataset.shape})"
+            )
+        if not images.is_floating_point():
+            raise UserError(f"images are {images.dtype}: give floats in [0, 1], such as images / 255")
+        return images.to(self.device)
+
+    def _parts(self, n: int, purpose: str, seed: int | None, how: dict[str, Any]) -> Iterator[tuple[Tensor, int]]:
+        """Batches. The noise of each depends on seed, purpose and its number alone."""
+        batch, seed = self.config.recipe.sample.batch_size, self.config.recipe.seed if seed is None else seed
+        sizes = [min(batch, n - start) for start in range(0, n, batch)]
+        for number, size in enumerate(tqdm(sizes, desc=f"{purpose} {self.config.name}", disable=None)):
+            yield self.draw_batch(size, generator(self.device, seed, purpose, number), **how)
+
+
+def load(run: RunSettings, device: torch.device, root: Path = Path()) -> Model:
+    """The trained networks of a run in the project at ``root``.
+
+    Raises UserError if files are missing, damaged, or do not fit the settings or each other.
+    """
+    model: Model = import_module(f"spiking_diffusion.{run.family.module}").MODEL(run, device, root)
+    return model

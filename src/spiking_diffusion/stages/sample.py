@@ -1,0 +1,49 @@
+"""The ``sample`` stage: draw images from a trained model."""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from spiking_diffusion import artifacts, paths
+from spiking_diffusion.config import RunSettings
+from spiking_diffusion.errors import UserError
+from spiking_diffusion.families import load
+from spiking_diffusion.graph.jobs import Job
+from spiking_diffusion.pictures import grid, write_png
+from spiking_diffusion.randomness import make_deterministic
+
+log = logging.getLogger(__name__)
+
+
+def run(job: Job, device: torch.device) -> None:
+    """Draw as many images as the recipe says.
+
+    The time that took goes to ``work/{run}/sampling.json``: no two machines agree on it, and on ``results/`` they do.
+    """
+    timing = paths.sampling_path(job.name)
+    artifacts.clear_leftovers(timing)
+    model, start = load(job.run, device), time.perf_counter()
+    images, notes = model.draw(job.run.recipe.sample.n)
+    seconds = time.perf_counter() - start
+    log.info("%s: %d images in %.1f s, %.4f s each", job.name, len(images), seconds, seconds / len(images))
+    artifacts.write_json(timing, {"device": device.type, "images": len(images), "seconds": seconds, **notes})
+    weights = paths.model_path(job.name, job.run.family.last)
+    made_by = {"model": np.array(artifacts.sha256(weights)), "stamp": np.array(job.stamp)}
+    content = {"images": images.numpy(), **{key: np.array(value) for key, value in notes.items()}}
+    artifacts.write_npz(job.out, content | made_by)
+
+
+def sample_picture(settings: RunSettings, n: int, out: Path, device: torch.device) -> Path:
+    """Draw ``n`` images and write them as one PNG, near square."""
+    if out.suffix != ".png":
+        raise UserError(f"--out is {str(out)!r}: give a name that ends in .png")
+    make_deterministic(settings.recipe.sample.threads)
+    images, _ = load(settings, device).draw(n)
+    write_png(out, grid(images.numpy(), columns=math.ceil(math.sqrt(n))))
+    return out
