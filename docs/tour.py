@@ -1,0 +1,56 @@
+# %% [markdown]
+# # A tour of a trained model
+#
+# `make quick` trains the model first. Then open this file as a notebook (VS Code, or Jupyter with Jupytext) in the
+# project's folder, or run `python docs/tour.py`.
+
+# %%
+import matplotlib.pyplot as plt
+import numpy as np
+import torch
+from torchvision.utils import make_grid
+
+import spiking_diffusion as sd
+
+
+def show(images: torch.Tensor, title: str) -> None:
+    """Images (N, C, H, W) in rows of eight."""
+    plt.figure(figsize=(8, len(images) / 8 + 0.5))
+    plt.imshow(make_grid(images, nrow=8, pad_value=0.8).permute(1, 2, 0))
+    plt.title(title)
+    plt.axis("off")
+    plt.show()
+
+
+model = sd.load("digits")
+show(model.sample(32, seed=1), "samples")
+
+# %% [markdown]
+# ## Watch them emerge
+#
+# The callback gets the tokens after each step. A masked token is K, and sends no current to the decoder.
+
+# %%
+states: list[torch.Tensor] = []
+model.sample(8, seed=1, callback=lambda tokens, t: states.append(tokens))
+chosen = np.linspace(0, len(states) - 1, 6).round().astype(int)
+show(torch.cat([model.decode(states[i]) for i in chosen]), "tokens as they are revealed, from top to bottom")
+
+# %% [markdown]
+# ## Complete halves of images
+#
+# Keep the tokens of the upper half, mask the others, and reveal them one step at a time. With n tokens masked the
+# process is at step t = n, and each of them is revealed with probability 1/t.
+
+# %%
+images = torch.from_numpy(np.load("results/data/digits.npz")["test_images"][:8]) / 255
+tokens, mask = model.encode(images), model.diffusion.mask
+tokens[:, tokens.shape[1] // 2 + 1 :] = mask
+halves = model.decode(tokens)
+with torch.no_grad():
+    for t in range(int((tokens[0] == mask).sum()), 0, -1):
+        revealed = (tokens == mask) & (torch.rand(tokens.shape) < 1 / t)
+        logits = model.sdid(tokens, torch.full((len(tokens),), t))  # (B, K, h, w)
+        drawn = torch.distributions.Categorical(logits=logits.movedim(1, -1)).sample()
+        tokens = torch.where(revealed, drawn, tokens)
+show(torch.cat([images, halves, model.decode(tokens)]), "test images, their upper halves, and these completed")
