@@ -1,7 +1,7 @@
 # make quick   set-up and the whole pipeline on scikit-learn's digits: CPU, minutes, no download of data
 # make test    set-up and all tests
 # make faults  kill every stage hundreds of times: some 20 minutes
-# make lint    formatters, linters and the type checker
+# make lint    formatters, linters, the type checker and the layers of the package
 PYTHON ?= python3
 BIN := $(CURDIR)/.venv/bin
 export PATH := $(BIN):$(PATH)
@@ -40,6 +40,7 @@ lint: setup
 	ruff format --check .
 	snakefmt --check Snakefile workflow
 	mypy
+	lint-imports --no-logo
 	python -m pytest tests/workflow/test_graph.py -k lint
 
 format: setup
@@ -47,12 +48,13 @@ format: setup
 	ruff format .
 	snakefmt Snakefile workflow
 
-# files that are generated from the package and params.yaml
+# files that are generated from the package, params.yaml and pyproject.toml
 generated: setup
 	@spiking-diffusion dvc > /dev/null # a mistake in params.yaml stops here, before files are emptied
 	spiking-diffusion dvc > dvc.yaml
 	spiking-diffusion schema > workflow/schemas/params.schema.json
 	spiking-diffusion recipes > docs/recipes.md
+	python docs/layers.py
 
 # needs uv; the lock names no index, so that any mirror serves it
 lock:
