@@ -7,12 +7,13 @@ from pathlib import Path
 
 import pytest
 import yaml
+from dvc.utils.hydra import apply_overrides
 from pydantic import BaseModel, ValidationError
 
 from spiking_diffusion import config
 from spiking_diffusion.config import Params, check_params, load_params, read_yaml
 from spiking_diffusion.errors import UserError
-from spiking_diffusion.projection import dvc_yaml
+from spiking_diffusion.graph.dvc import dvc_yaml
 from spiking_diffusion.reporting.recipes import recipes_page
 
 ROOT = Path(__file__).parents[2]
@@ -85,7 +86,7 @@ def test_committed_file_is_valid():
 @pytest.mark.parametrize("name", PARAMS.all_runs)
 def test_run_is_its_recipe_with_its_own_lines_on_top(name):
     run = PARAMS.resolve(name)
-    own = RAW[PARAMS.section_of(name)][name]
+    own = RAW[PARAMS.family_of(name).section][name]
     overrides = dict(leaves({k: v for k, v in own.items() if k not in ("dataset", "recipe")}))
     expected = dict(leaves(PARAMS.recipes[own["recipe"]].model_dump())) | overrides
     assert dict(leaves(run.recipe.model_dump())) == expected
@@ -115,7 +116,7 @@ def test_overriding_a_run_leaves_recipe_and_other_runs_alone():
     [
         (lambda: PARAMS.resolve("mnits"), ["'mnits'", "did you mean 'mnist'?"]),
         (lambda: PARAMS.resolve("zzzzzz"), ["'zzzzzz'", "digits", "mnist-fsvae"]),
-        (lambda: PARAMS.section_of("../x"), ["'../x'"]),
+        (lambda: PARAMS.family_of("../x"), ["'../x'"]),
         (lambda: PARAMS.dataset("mnits"), ["'mnits'", "did you mean 'mnist'?"]),
     ],
 )
@@ -363,16 +364,83 @@ def test_file_that_cannot_be_opened(tmp_path, name):
     assert "--params" in file_complaint(tmp_path / name)
 
 
-def test_aliases_and_merges_are_read(tmp_path):
+A = "a: &a {x: 1, y: 2}\n"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "b:\n  <<: *a\n  y: 3\n",
+        "b:\n  y: 3\n  <<: *a\n",
+        "b: {<<: *a, y: 3, x: 1}\n",
+        "b: {y: 3, x: 1, <<: *a}\n",
+        "b: {<<: [{y: 3}, *a]}\n",
+        "b: {<<: {<<: *a, y: 3}}\n",
+    ],
+)
+def test_aliases_and_merges_are_read(tmp_path, text):
+    """Both parsers also agree on the order of the keys."""
     path = tmp_path / "x.yaml"
-    path.write_text("a: &a {x: 1, y: 2}\nb:\n  <<: *a\n  y: 3\n")
+    path.write_text(A + text)
     assert read_yaml(path) == {"a": {"x": 1, "y": 2}, "b": {"x": 1, "y": 3}}
+
+
+@pytest.mark.parametrize(
+    ("text", "fragments"),
+    [
+        ("b: {<<: *a, y: 1e-3}\n", ["b.y", "'1e-3'", "0.001"]),
+        ("b: {c: &c {z: off}}\nd: {<<: *c, y: 3}\n", ["b.c.z", "False", "'off'"]),
+        ("b: {<<: *a, on: 3}\n", ["a key of b", "True", "'on'"]),
+        # with `<<` in the mapping, both parsers accept it
+        ("b:\n  <<: *a\n  y: 3\n  y: 4\n", ['duplicate key "y"', "line 5"]),
+        ("b: {<<: {y: 3, y: 4}}\n", ['duplicate key "y"', "line 2"]),
+        ("b: {<<: *a, <<: *a}\n", ['duplicate key "<<"', "line 2"]),
+        ("b: {<<: *a, [1]: 3}\n", ["not valid YAML"]),
+        ("b: {<<: 3}\n", ["not valid YAML", "merging"]),
+    ],
+)
+def test_merges_do_not_hide_what_is_refused(tmp_path, text, fragments):
+    path = tmp_path / "x.yaml"
+    path.write_text(A + text)
+    with pytest.raises(UserError) as caught:
+        read_yaml(path)
+    message = one_sentence(caught, str(path))
+    assert [fragment for fragment in fragments if fragment not in message] == [], message
+
+
+# --- recipes that inherit -------------------------------------------------------------------------------
+
+
+def test_recipes_share_no_mapping():
+    """DVC changes mappings in place, and so do tests."""
+    raw = yaml.safe_load(TEXT)["recipes"]
+    owners = {}
+    for path in mappings(raw):
+        node = raw
+        for key in path:
+            node = node[key]
+        other = owners.setdefault(id(node), path)
+        assert other == path, f"recipes.{'.'.join(path)} needs its own `<<`, it is recipes.{'.'.join(other)}"
+
+
+@pytest.mark.parametrize("key", ["paper.sdid.T", "released.neuron.tau", "quick.vqsvae.k", "ablation.energy.n"])
+def test_dvc_sets_a_key_in_one_recipe_only(tmp_path, key):
+    """With a section that two recipes share, `dvc exp run -S` changed both recipes or none."""
+    path = tmp_path / "params.yaml"
+    path.write_text(TEXT, encoding="utf-8")
+    apply_overrides(path, [f"recipes.{key}=7"])
+    assert read_yaml(path) == edited(f"recipes/{key.replace('.', '/')}", 7)
+
+
+def test_heirs_follow_paper(tmp_path):
+    path = tmp_path / "params.yaml"
+    path.write_text(TEXT.replace("{tau: 2.0", "{tau: 3.0", 1), encoding="utf-8")
+    assert {recipe.neuron.tau for recipe in load_params(path).recipes.values()} == {3.0}
 
 
 # --- the classes ----------------------------------------------------------------------------------------
 
 CLASSES = [c for _, c in inspect.getmembers(config, inspect.isclass) if issubclass(c, BaseModel)]
-CLASSES = [c for c in CLASSES if c not in (BaseModel, config.Section)]
 
 
 @pytest.mark.parametrize("cls", CLASSES, ids=lambda c: c.__name__)
