@@ -58,6 +58,11 @@ def metrics_path(run: str) -> Path:
     return Path("results/metrics", f"{run}.json")
 
 
+def notes_path(run: str) -> Path:
+    """What these numbers depend on, and why some are missing."""
+    return metrics_path(run).with_suffix(".notes.json")
+
+
 def reconstructions_path(run: str) -> Path:
     """The test images after encoder and decoder."""
     return Path("results/reconstructions", f"{run}.npz")

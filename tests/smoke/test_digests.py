@@ -29,7 +29,11 @@ def digests(results: Path) -> dict[str, Any]:
     """The data's content, free of how it was compressed, and the metrics of each run."""
     with np.load(results / "data/digits.npz") as arrays:
         data = {name: hashlib.sha256(arrays[name].tobytes()).hexdigest() for name in sorted(arrays)}
-    return {"data": data, **{run: json.loads((results / f"metrics/{run}.json").read_text()) for run in RUNS}}
+    found: dict[str, Any] = {"data": data, **{run: {} for run in RUNS}}
+    for run in RUNS:
+        for kind in ("json", "notes.json"):
+            found[run] |= json.loads((results / f"metrics/{run}.{kind}").read_text())
+    return found
 
 
 def tolerance(key: str, value: Any) -> float:

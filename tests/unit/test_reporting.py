@@ -20,6 +20,7 @@ from spiking_diffusion.config import check_params
 from spiking_diffusion.errors import UserError
 from spiking_diffusion.graph.jobs import Job, job_of
 from spiking_diffusion.graph.suites import figure_inputs, figure_paths, figures_of
+from spiking_diffusion.metrics.rows import write_row
 from spiking_diffusion.paths import figure_path
 from spiking_diffusion.pictures import grid
 from spiking_diffusion.reporting.figures.curves import ablation, steps, temperature
@@ -145,7 +146,7 @@ def fill(params, suite):
             tuning = pd.DataFrame({**tried, "fid": draws.random(3), "kid": draws.random(3)})
             artifacts.write_text(paths.tuning_path(name).with_suffix(".csv"), tuning.to_csv(index=False))
             row |= {"bits_per_token": draws.random(), "codes_used": 20, "k": 0.5, "sampler": "ancestral"}
-        artifacts.write_json(paths.metrics_path(name), row)
+        write_row(name, row)
 
 
 @pytest.fixture
@@ -454,12 +455,13 @@ def test_damaged_input_is_named(kind, path):
     ("kind", "path", "write"),
     [
         ("table", paths.metrics_path("digits"), lambda path: artifacts.write_json(path, {"classifier_fid": 1.0})),
+        ("table", paths.notes_path("digits"), lambda path: artifacts.write_json(path, ["words"])),
         ("table", paths.metrics_path("digits"), lambda path: artifacts.write_json(path, [1.0])),
         ("samples", paths.samples_path("digits"), lambda path: artifacts.write_npz(path, {"other": np.zeros(3)})),
         ("codebook", paths.tokens_path("digits"), lambda path: artifacts.write_npz(path, {"size": np.array(3)})),
         ("losses", inputs_of("losses")[0], lambda path: path.write_text("epoch,loss\n1,2\n")),
     ],
-    ids=["metrics without numbers", "metrics as list", "samples without images", "no tokens", "no losses"],
+    ids=["metrics without numbers", "notes as list", "metrics as list", "no images", "no tokens", "no losses"],
 )
 def test_input_of_another_kind_is_named(kind, path, write):
     fill(PARAMS, "both")

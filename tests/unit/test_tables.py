@@ -12,6 +12,7 @@ from spiking_diffusion import artifacts, paths
 from spiking_diffusion.config import check_params
 from spiking_diffusion.graph.jobs import Job
 from spiking_diffusion.graph.suites import rows_of
+from spiking_diffusion.metrics.rows import read_row, write_row
 from spiking_diffusion.reporting.tables import PUBLISHED
 from spiking_diffusion.stages import make
 
@@ -45,11 +46,20 @@ def metrics(run, **changes):
     row |= {f"classifier_{key}": value for key, value in zip(ASKED, (7.0, 0.125, 500, 360, 360), strict=True)}
     row |= {f"standard_{key}": None for key in ASKED} | {"standard_reason": "no weights"}
     row |= {f"{name}_reason": "not asked for" for name in ("clean32", "train50k", "released")}
-    artifacts.write_json(paths.metrics_path(run), row | changes)
+    write_row(run, row | changes)
 
 
 def rows(suite):
     return list(csv.DictReader(Path("results/tables", f"{suite}.csv").read_text().splitlines()))
+
+
+def test_metrics_files_hold_numbers_and_notes_the_rest(project):
+    """Seen to fail with reasons and settings, sentences long, among what `dvc metrics show` puts into columns."""
+    row = {"dataset": "a", "model": "b", "run": "x", "mse": 0.5, "ssim": 1, "classifier_fid": 0.25, "seed": 3}
+    row |= {"classifier_n_real": 10, "classifier_settings": "words", "standard_fid": None, "standard_reason": "why"}
+    write_row("x", row)
+    assert artifacts.read_json(paths.metrics_path("x")) == {"mse": 0.5, "ssim": 1, "classifier_fid": 0.25}
+    assert read_row("x") == row
 
 
 def test_a_row_for_each_run_with_its_numbers():

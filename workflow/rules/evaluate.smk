@@ -11,6 +11,7 @@ rule evaluate:
         "results/tokens/{run}.npz",
     output:
         metrics="results/metrics/{run}.json",
+        notes="results/metrics/{run}.notes.json",
         reconstructions="results/reconstructions/{run}.npz",
         settings="results/metrics/{run}.settings.json",
     log:

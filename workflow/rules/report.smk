@@ -4,7 +4,9 @@
 rule table:
     input:
         lambda wildcards: [
-            str(paths.metrics_path(run)) for run in params.suites[wildcards.suite]
+            f"results/metrics/{run}.{kind}"
+            for run in params.suites[wildcards.suite]
+            for kind in ("json", "notes.json")
         ],
     output:
         csv=report(
@@ -32,7 +34,7 @@ rule table:
 rule energy_table:
     input:
         lambda wildcards: [
-            str(paths.energy_path(run)) for run in params.suites[wildcards.suite]
+            f"results/energy/{run}.json" for run in params.suites[wildcards.suite]
         ],
     output:
         csv=report(

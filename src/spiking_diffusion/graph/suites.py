@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -88,6 +88,11 @@ def tuned(params: Params) -> list[str]:
     return [run for run in params.all_runs if params.resolve(run).tuned]
 
 
+def metrics(runs: Iterable[str]) -> list[Path]:
+    """The files with the metrics of runs."""
+    return [path(run) for run in runs for path in (paths.metrics_path, paths.notes_path)]
+
+
 # --- figures --------------------------------------------------------------------------------------------
 
 
@@ -129,7 +134,9 @@ def _of_codes(*of_run: Callable[[str], Path]) -> Callable[[Params, list[Row]], l
 
 def _ablated(params: Params, rows: list[Row]) -> list[Path]:
     varied = [row for row in rows if row.trains("vqsvae")]
-    return [paths.metrics_path(name) for row in varied for name in row.runs if any(row.settings for row in varied)]
+    if not any(row.settings for row in varied):
+        return []
+    return metrics([name for row in varied for name in row.runs])
 
 
 def _tuned(params: Params, rows: list[Row]) -> list[Path]:

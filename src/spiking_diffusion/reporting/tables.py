@@ -9,13 +9,12 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, get_args
 
-from spiking_diffusion import artifacts, paths
 from spiking_diffusion.config import Params, Protocol, read_yaml
 from spiking_diffusion.graph.suites import Row, rows_of
+from spiking_diffusion.metrics.rows import read_row
 
 PUBLISHED = read_yaml(Path(__file__).with_name("published.yaml"))
 PROTOCOLS: tuple[str, ...] = get_args(Protocol)
-REQUIRED = ("dataset", "model", "run", "mse", "ssim")
 FIRST = ("dataset", "model", "run", "seeds")
 MEASURES = ("kid", "fid", "reconstruction_fid", "train_test_fid", "precision", "recall")
 COUNTS = ("n_generated", "n_real", "n_reconstructed", "n_train_test", "kid_subset_size")
@@ -38,7 +37,7 @@ def cells_of(params: Params, suite: str) -> tuple[list[Cells], list[str]]:
     """
     rows = rows_of(params, suite)
     names = [run for row in rows for run in row.runs]
-    metrics = {run: _read_row(paths.metrics_path(run)) for run in names}
+    metrics = {run: read_row(run) for run in names}
     table = [_merge(row, [metrics[run] for run in row.runs]) for row in rows]
     if suite == "beyond":
         datasets = list(dict.fromkeys(row.dataset for row in rows))
@@ -47,14 +46,6 @@ def cells_of(params: Params, suite: str) -> tuple[list[Cells], list[str]]:
         for cells in table:
             _add_table_1(cells)
     return table, _columns(table, list(dict.fromkeys(key for row in rows for key in row.settings)))
-
-
-def _read_row(path: Path) -> Cells:
-    row = artifacts.read_json(path)
-    missing = [key for key in REQUIRED if not isinstance(row, dict) or key not in row]
-    if missing:
-        raise artifacts.damaged(path, f"no {', '.join(missing)} in it")
-    return row
 
 
 def _merge(row: Row, metrics: list[Cells]) -> Cells:

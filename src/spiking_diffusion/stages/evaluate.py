@@ -1,4 +1,4 @@
-"""The ``evaluate`` stage: a run's reconstructions and samples -> one flat JSON of numbers."""
+"""The ``evaluate`` stage: a run's reconstructions and samples -> one flat JSON of numbers, and notes on them."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ from spiking_diffusion.metrics.distances import nearest
 from spiking_diffusion.metrics.features import ClassifierFeatures, Features
 from spiking_diffusion.metrics.protocols import Images, measure
 from spiking_diffusion.metrics.reconstruction import mse, ssim_loss
+from spiking_diffusion.metrics.rows import write_row
 from spiking_diffusion.randomness import generator
 
 
@@ -57,7 +58,7 @@ def run(job: Job, device: torch.device) -> dict[str, Any]:
             "the model may have diverged"
         )
     artifacts.write_npz(paths.reconstructions_path(run.name), {"images": reconstructed.numpy()})
-    artifacts.write_json(job.out, row)
+    write_row(run.name, row)
     return {"inception": hashes}
 
 

@@ -15,6 +15,7 @@ from numpy.typing import ArrayLike
 
 from spiking_diffusion import artifacts, paths
 from spiking_diffusion.config import Protocol
+from spiking_diffusion.metrics.rows import read_row
 from spiking_diffusion.reporting.groups import Group, ablated, legend, with_codes
 
 NAMES = {"mse": "MSE", "ssim": "1 - SSIM"}
@@ -34,7 +35,7 @@ def ablation(groups: list[Group]) -> Figure:
     # bits of tokens compare where all have the same ones
     of_sdid = all(setting.startswith("sdid.") for group in shown for setting in group.settings)
     wanted = NAMES | (OF_TOKENS if of_sdid else OF_CODEBOOK)
-    rows = [[_read_metrics(run.name) for run in group.runs] for group in shown]
+    rows = [[read_row(run.name) for run in group.runs] for group in shown]
     common = set.intersection(*({k for k, v in row.items() if v is not None} for seeds in rows for row in seeds))
     protocols = [protocol for protocol in get_args(Protocol) if f"{protocol}_fid" in common]
     names = {metric: name for metric, name in wanted.items() if metric in common}
@@ -58,14 +59,6 @@ def ablation(groups: list[Group]) -> Figure:
             plt.setp(axis.get_xticklabels(), rotation=35, ha="right", rotation_mode="anchor")
     _legend_below(figure)
     return figure
-
-
-def _read_metrics(run: str) -> dict[str, Any]:
-    path = paths.metrics_path(run)
-    row = artifacts.read_json(path)
-    if not isinstance(row, dict) or "mse" not in row:
-        raise artifacts.damaged(path, "no mse in it")
-    return row
 
 
 def _draw(axis: Axes, found: Mapping[Any, np.ndarray], title: str) -> None:

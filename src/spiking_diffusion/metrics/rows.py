@@ -1,0 +1,34 @@
+"""The files with a run's metrics: numbers, which DVC compares, and notes in words beside them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from spiking_diffusion import artifacts, paths
+
+REQUIRED = ("dataset", "model", "run", "mse", "ssim")
+COUNTS = ("seed", "n_generated", "n_real", "n_reconstructed", "n_train_test", "kid_subset_size")
+"""Numbers that are settings of a measurement, not its result. A protocol's have its name before them."""
+
+
+def write_row(run: str, row: dict[str, Any]) -> None:
+    """Write ``results/metrics/{run}.json`` with the results, which are numbers, and all the rest to its notes.
+
+    Numbers that are missing are None in the notes, with ``{protocol}_reason``.
+    """
+    results = {key for key, value in row.items() if isinstance(value, int | float) and not key.endswith(COUNTS)}
+    artifacts.write_json(paths.notes_path(run), {key: row[key] for key in row.keys() - results})
+    artifacts.write_json(paths.metrics_path(run), {key: row[key] for key in results})
+
+
+def read_row(run: str) -> dict[str, Any]:
+    """Both files in one. Raises UserError if one is missing, damaged, or lacks what every row has."""
+    found: dict[str, Any] = {}
+    for path in (paths.notes_path(run), paths.metrics_path(run)):
+        part = artifacts.read_json(path)
+        if not isinstance(part, dict):
+            raise artifacts.damaged(path, "no mapping in it")
+        found |= part
+    if missing := [key for key in REQUIRED if key not in found]:
+        raise artifacts.damaged(paths.metrics_path(run), f"no {', '.join(missing)} in it or its notes")
+    return found
