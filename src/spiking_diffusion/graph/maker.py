@@ -39,6 +39,7 @@ def time() -> str:
 
 def note(settings: Path) -> None:
     """Write down what made the files that ``settings`` lies beside."""
+    artifacts.clear_leftovers(_path(settings))
     artifacts.write_json(_path(settings), facts() | {"settings": artifacts.sha256(settings)})
 
 

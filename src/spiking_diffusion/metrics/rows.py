@@ -24,7 +24,7 @@ def write_row(run: str, row: dict[str, Any]) -> None:
 def read_row(run: str) -> dict[str, Any]:
     """Both files in one. Raises UserError if one is missing, damaged, or lacks what every row has."""
     found: dict[str, Any] = {}
-    for path in (paths.notes_path(run), paths.metrics_path(run)):
+    for path in (paths.metrics_path(run), paths.notes_path(run)):
         part = artifacts.read_json(path)
         if not isinstance(part, dict):
             raise artifacts.damaged(path, "no mapping in it")
