@@ -110,11 +110,29 @@ def test_ema_codes_are_no_parameters_but_saved(codebook_settings):
     assert set(book.state_dict()) == {"codes", "counts", "sums"}
 
 
-def test_first_batch_gives_plain_means(make, rng):
-    """A running mean has no memory of the drawn codes; a code that nothing was assigned to stays."""
+def test_first_batch_meets_codes_that_count_as_used_evenly(make, rng):
     book = make([[0.0, 0.0], [1.0, 1.0], [5.0, 5.0]], update="ema", decay=0.9)
     book.update(as_features([[0.2, 0.0], [0.0, 0.4], [1.0, 2.0]]), torch.tensor([[[0], [0], [1]]]), rng())
-    np.testing.assert_allclose(book.codes, [[0.1, 0.2], [1.0, 2.0], [5.0, 5.0]], rtol=1e-6)
+    np.testing.assert_allclose(book.counts, [0.9 + 0.2, 0.9 + 0.1, 0.9], rtol=1e-6)
+    np.testing.assert_allclose(book.codes, [[0.02 / 1.1, 0.04 / 1.1], [1.0, 1.1], [5.0, 5.0]], rtol=1e-6)
+
+
+def test_a_placed_codebook_is_not_thrown_away_by_the_first_update(codebook_settings, rng):
+    """Seen to fail with counts of 0: all codes but those of the batch's few counted as dead and were moved."""
+    book = Codebook(codebook_settings(size=32, init="kmeans", update="ema", decay=0.99, restart_dead=True), 4)
+    features = torch.rand(8, 4, 7, 7, generator=rng(1)) ** 3
+
+    def error():
+        return float((book(book.nearest(features)) - features).square().mean())
+
+    book.place(features, rng())
+    placed, codes = error(), book.codes.clone()
+    book.update(features, book.nearest(features), rng())
+    assert error() < 1.01 * placed
+    assert (book.codes - codes).abs().max() < 0.02
+    for _ in range(20):
+        book.update(features, book.nearest(features), rng())
+    assert error() <= 1.01 * placed
 
 
 def test_ema_by_hand(make, rng):

@@ -43,6 +43,7 @@ class Codebook(nn.Module):
     def place(self, features: Tensor, generator: torch.Generator) -> None:
         """``init: kmeans``: move the codes to the centres of features (B, C, h, w), which must outnumber them."""
         from sklearn.cluster import KMeans  # slow to import
+        from threadpoolctl import threadpool_limits
 
         x = features.detach().movedim(1, -1).flatten(0, -2).float().cpu().numpy()
         if len(x) < self.settings.size:
@@ -51,7 +52,8 @@ class Codebook(nn.Module):
                 "use larger batches or fewer codes"
             )
         seed = int(torch.randint(2**31, (), generator=generator, device=generator.device))
-        with warnings.catch_warnings():
+        # one thread: the last bits of the centres must not depend on how many there are
+        with warnings.catch_warnings(), threadpool_limits(1):
             warnings.simplefilter("ignore")  # equal features give equal centres, which restart_dead spreads again
             centres = KMeans(self.settings.size, n_init=1, random_state=seed).fit(x).cluster_centers_
         self.codes.copy_(torch.from_numpy(centres))
@@ -73,7 +75,10 @@ class Codebook(nn.Module):
 
     @torch.no_grad()
     def update(self, features: Tensor, tokens: Tensor, generator: torch.Generator) -> None:
-        """One EMA step on a batch's features (B, C, h, w) and their tokens; does nothing for ``gradient``."""
+        """One EMA step on a batch's features (B, C, h, w) and their tokens; does nothing for ``gradient``.
+
+        Before the first, every code counts as used evenly where ``init`` has placed it.
+        """
         if self.settings.update == "gradient":
             return
         x = features.detach().movedim(1, -1).flatten(0, -2).float()
@@ -81,10 +86,12 @@ class Codebook(nn.Module):
         size, decay = self.settings.size, self.settings.decay
         counts = torch.bincount(index, minlength=size).to(x)
         sums = torch.zeros_like(self.sums).index_add_(0, index, x)
+        even, new = len(x) / size, self.counts.sum() == 0
+        self.counts.copy_(torch.where(new, even, self.counts))
+        self.sums.copy_(torch.where(new, even * self.codes, self.sums))
         self.counts.lerp_(counts, 1 - decay)
         self.sums.lerp_(sums, 1 - decay)
         if self.settings.restart_dead:
-            even = len(x) / size
             dead = self.counts < DEAD * even
             fresh = x[torch.randint(len(x), (size,), generator=generator, device=x.device)]
             self.counts.copy_(torch.where(dead, FRESH * even, self.counts))
