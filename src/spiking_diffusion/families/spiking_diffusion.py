@@ -71,11 +71,12 @@ class SpikingDiffusion(Model):
         recipe, tokens = self.config.recipe, tokens_of(params, self.config)
         noise = generator(self.device, recipe.seed, "evaluate", "bound")
         spread, used = perplexity(tokens.splits["test"], tokens.size)
-        bound = bits_per_token(
+        bound, error = bits_per_token(
             self.sdid, self.diffusion, tokens.splits["test"], recipe.evaluate.batch_size, noise, self.device
         )
         return {
             "bits_per_token": bound,
+            "bits_per_token_error": error,
             "perplexity": spread,
             "codes_used": used,
             "k": float(self.vqsvae.k),

@@ -39,7 +39,7 @@ class SDIDTask:
 
     def validate(self) -> dict[str, float]:
         noise = generator(self.device, self.seed, "sdid", "validation")  # the same masks after every epoch
-        bound = bits_per_token(self.module, self.diffusion, self.validation, self.batch_size, noise, self.device)
+        bound, _ = bits_per_token(self.module, self.diffusion, self.validation, self.batch_size, noise, self.device)
         with record_rates(self.module) as rates:
             bits_per_token(
                 self.module, self.diffusion, self.validation[: self.batch_size], self.batch_size, noise, self.device
