@@ -95,6 +95,15 @@ def build_parser() -> argparse.ArgumentParser:
     _add_bench(
         command("bench", "time a training step, or sampling, next to the same network in plain SpikingJelly code")
     )
+    score = command(
+        "score", "measure images that another program made, in the columns of our tables", on["dataset"], device
+    )
+    score.add_argument(
+        "images", type=Path, metavar="IMAGES", help="an .npz with an array of images, or a folder of PNGs"
+    )
+    score.add_argument(
+        "--protocols", default="classifier", metavar="LIST", help="protocols, with commas between (default: classifier)"
+    )
     command("sync", "after dvc pull or checkout: let Snakemake take note of the files that came from elsewhere")
     command(
         "verify",
@@ -261,6 +270,12 @@ def _do(args: argparse.Namespace, params: Params) -> None:
             found = bench(params, args.recipe, args.what, *options)
             lines = "\n".join(f"{key}: {value}" for key, value in found.items())
             print(json.dumps(found, indent=2) if args.json else lines)
+        case "score":
+            from spiking_diffusion.devices import pick_device
+            from spiking_diffusion.scoring import score
+
+            device = pick_device(args.device or params.device)
+            print(json.dumps(score(params, args.dataset, args.images, args.protocols.split(","), device), indent=2))
         case "recipes":
             print(recipes_page(params), end="")
         case "dvc":

@@ -28,6 +28,11 @@ def classifier_path(dataset: str) -> Path:
     return Path("results/classifiers", f"{dataset}.safetensors")
 
 
+def ladder_path(dataset: str) -> Path:
+    """What impostors of a dataset score; examples of them are beside it as .npz."""
+    return Path("results/ladders", f"{dataset}.csv")
+
+
 def model_path(run: str, model: str) -> Path:
     """Weights of ``vqsvae``, ``sdid`` or ``fsvae``."""
     return Path("results/models", run, f"{model}.safetensors")

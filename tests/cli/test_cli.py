@@ -58,6 +58,7 @@ def files():
             [
                 "fetch",
                 "train",
+                "ladder",
                 "encode",
                 "tune",
                 "sample",
@@ -79,6 +80,7 @@ def files():
         ("train sdid", ["--run", "--device", "--params"]),
         ("train fsvae", ["--run", "--device", "--params"]),
         ("train classifier", ["--dataset", "--device", "--params"]),
+        ("ladder", ["--dataset", "--device", "--params"]),
         ("encode", ["--run", "--device", "--params"]),
         ("tune", ["--run", "--device", "--params"]),
         ("sample", ["--run", "--device", "--params", "-n", "--out"]),
@@ -233,6 +235,7 @@ WITH_TORCH = [
     ("train fsvae --run digits-fsvae", ["results/data/digits.npz is missing"]),
     ("train sdid --run digits", ["results/tokens/digits.npz is missing"]),
     ("train classifier --dataset digits", ["results/data/digits.npz is missing"]),
+    ("ladder --dataset digits", ["results/data/digits.npz is missing"]),
     ("encode --run digits", ["is missing", "snakemake --cores all"]),
     ("tune --run digits", ["results/data/digits.npz is missing"]),
     ("tune --run digits-fsvae", ["'digits-fsvae'", "fsvae run"]),

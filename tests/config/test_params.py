@@ -181,6 +181,15 @@ FILE = {"name": "a", "urls": [], "sha256": "0" * 64}
         (f"{R}/seed", -1, [f"{P}.seed is -1"]),
         (f"{R}/seed", 2**32, [f"{P}.seed is 4294967296"]),  # numpy, under KID, takes no more than 32 bits
         ("datasets/mnist/split/seed", -1, ["datasets.mnist.split.seed is -1"]),
+        ("classifier/networks", 1, ["classifier.networks is 1", "2"]),  # one alone has no deviation
+        ("classifier/channels", [], ["classifier.channels is []", "1"]),
+        ("classifier/channels", [4, 4, 4, 4], ["classifier.channels is [4, 4, 4, 4]", "3"]),
+        ("classifier/epochs", 0, ["classifier.epochs is 0", "1"]),
+        ("classifier/least_steps", 0, ["classifier.least_steps is 0", "1"]),
+        ("classifier/batch_size", 1, ["classifier.batch_size is 1", "2"]),
+        ("classifier/weight_decay", -0.1, ["classifier.weight_decay is -0.1", "0"]),
+        ("classifier/weight_decay", NAN, ["classifier.weight_decay is nan"]),
+        ("classifier/steps", 400, ["classifier.steps", "not a key"]),
         # choices
         ("device", "gpu", ["device is 'gpu'", "'cuda'"]),
         (f"{R}/vqsvae/coding", "rate", [f"{P}.vqsvae.coding is 'rate'", "'asg'", "'poisson'"]),
@@ -319,7 +328,7 @@ def test_every_key_of_recipes_classifier_and_datasets_is_needed():
 @pytest.mark.parametrize(
     ("old", "new", "fragments"),
     [
-        ("lr: 0.001", "lr: 1e-3", ["classifier.lr", "'1e-3'", "0.001"]),
+        ("lr: 0.003", "lr: 3e-3", ["classifier.lr", "'3e-3'", "0.003"]),
         ("device: auto", "device: off", ["device", "False", "'off'"]),
         ("seed: 0}", "seed: 012}", ["datasets.digits.split.seed", "10", "12"]),
         ("seed: 0}", "seed: 1:30}", ["datasets.digits.split.seed", "90", "'1:30'"]),

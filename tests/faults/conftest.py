@@ -36,7 +36,8 @@ def tiny_params():
     recipe["sample"] |= {"n": 40, "batch_size": 20, "threads": 1}
     recipe["tune"] |= {"n": 20, "temperatures": [0.7, 1.0], "steps": [4]}
     recipe["evaluate"] |= {"kid_subsets": 2, "threads": 1}
-    params["classifier"] |= {"steps": 20, "channels": [4, 4], "features": 8, "threads": 1}
+    params["classifier"] |= {"networks": 2, "channels": [4, 4], "features": 8}
+    params["classifier"] |= {"epochs": 1, "least_steps": 5, "threads": 1}
     params["device"] = "cpu"
     runs = {name: params["runs"][name] for name in ("digits",)}
     baselines = {name: params["baselines"][name] for name in ("digits-fsvae",)}

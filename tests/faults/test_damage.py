@@ -172,6 +172,7 @@ def test_sdid_of_another_vqsvae(project):
         ("tokens/digits.npz", "sdid"),
         ("samples/digits.npz", "evaluate"),
         ("classifiers/digits.safetensors", "evaluate"),
+        ("classifiers/digits.safetensors", "ladder"),
         ("models/digits/vqsvae.safetensors", "tokens"),
         ("models/digits/sdid.safetensors", "sample"),
         ("models/digits-fsvae/fsvae.safetensors", "fsvae_sample"),

@@ -13,7 +13,7 @@ from spiking_diffusion import artifacts, config, paths
 from spiking_diffusion.diffusion.loading import make_sdid
 from spiking_diffusion.fsvae import FSVAE
 from spiking_diffusion.graph.jobs import Job
-from spiking_diffusion.metrics.classifier import Classifier
+from spiking_diffusion.metrics.classifier import Judges, cells_of
 from spiking_diffusion.stages import make
 from spiking_diffusion.vqsvae import VQSVAE
 from spiking_diffusion.weights import save_weights
@@ -117,6 +117,24 @@ def psp_reference():
 
 
 @pytest.fixture(scope="session")
+def strong_judges():
+    """``strong_judges(channels=1, features=16)``: two networks with random weights that react strongly to images of
+    28x28, unlike one another, and their reader."""
+
+    def build(channels=1, features=16):
+        torch.manual_seed(0)
+        judges = Judges(2, channels, (8, 12), cells_of((channels, 28, 28), (8, 12)), features, 10)
+        for number, network in enumerate([*judges.networks, judges.reader]):
+            linear, norm, _ = network.features[-3:]
+            nn.init.normal_(linear.weight, std=0.1)
+            nn.init.ones_(norm.bias)
+            network.scale.fill_(0.3 + 0.1 * number)
+        return judges.eval()
+
+    return build
+
+
+@pytest.fixture(scope="session")
 def tiny_params():
     """``tiny_params(temperature=0.5, ...)``: small networks in ``quick``; keys are of its ``sample``."""
 
@@ -152,7 +170,7 @@ def untrained(tmp_path, monkeypatch, lively, tiny_params):
     with zipfile.ZipFile(path, "w") as new:
         for name, data in content.items():
             new.writestr(name, b"not to be read" if name.startswith("test") else data)
-    save_weights(paths.classifier_path("digits"), Classifier(1, (4, 4), 49, 8, 10))
+    save_weights(paths.classifier_path("digits"), Judges(2, 1, (4, 4), cells_of((1, 28, 28), (4, 4)), 8, 10))
     vqsvae = lively(VQSVAE(run.recipe.vqsvae, run.recipe.neuron, (1, 28, 28)))
     save_weights(paths.model_path("digits", "vqsvae"), vqsvae)
     sdid, _ = make_sdid(run, 6, (7, 7))

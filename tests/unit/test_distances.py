@@ -132,6 +132,56 @@ def test_nearest_by_numpy_and_0_for_a_copy():
     assert distances.nearest(b[1200:1230], b).tolist() == [0.0] * 30
 
 
+# --- nearest in pixels ----------------------------------------------------------------------------------
+
+
+def framed(n, channels=1, seed=0, border=3):
+    """uint8 (n, channels, 12, 16): noise in a black frame, which loses nothing when it moves."""
+    images = torch.zeros(n, channels, 12, 16, dtype=torch.uint8)
+    inside = np.random.default_rng(seed).integers(0, 256, (n, channels, 12 - 2 * border, 16 - 2 * border), np.uint8)
+    images[:, :, border:-border, border:-border] = torch.from_numpy(inside)
+    return images
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_copies_have_no_distance_in_pixels_even_moved_by_one(channels):
+    """In each of the nine ways. Seen to fail without the moves, and with moves along one axis alone."""
+    known = framed(2500, channels)
+    copies = known[1200:1230]
+    for y in (-1, 0, 1):
+        for x in (-1, 0, 1):
+            assert distances.nearest_in_pixels(copies.roll((y, x), (2, 3)), known).tolist() == [0.0] * 30
+    for move in ((2, 0), (0, -2), (2, 2)):
+        assert (distances.nearest_in_pixels(copies.roll(move, (2, 3)), known) > 0.1).all()
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_distance_in_pixels_of_a_known_error_by_hand(channels):
+    """Off by 51 = 0.2 in a quarter of the pixels: the root of 0.04 / 4. Moved by one the same, by two much more."""
+    known = framed(40, channels) // 2
+    images = known.clone()
+    images[:, :, 3:9, 4:12] += 51  # 6x8 of 12x16 pixels
+    for move in (0, 1, 2):
+        found = distances.nearest_in_pixels(images.roll(move, 3), known)
+        assert found.shape == (40,)
+        if move < 2:
+            assert found.numpy() == pytest.approx(0.1, rel=1e-5)
+        else:
+            assert (found > 0.11).all()
+
+
+def test_distance_in_pixels_is_to_the_nearest_by_numpy():
+    """Over more images than are in memory at once."""
+    images, known = framed(1100, border=1), framed(50, seed=1, border=1)
+    found = distances.nearest_in_pixels(images, known).numpy()
+    some = [0, 7, 999, 1000, 1099]
+    for at in some:
+        wide = np.pad(images[at, 0].numpy() / 255, 1)
+        moved = [wide[y : y + 12, x : x + 16] for y in range(3) for x in range(3)]
+        errors = [((one - other / 255) ** 2).mean() ** 0.5 for one in moved for other in known[:, 0].numpy()]
+        assert found[at] == pytest.approx(min(errors), rel=1e-5)
+
+
 # --- the edges ------------------------------------------------------------------------------------------
 
 CONSTANT = torch.ones(20, 8)

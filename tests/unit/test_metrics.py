@@ -1,5 +1,6 @@
 """Metrics against the same numbers worked out another way, in NumPy."""
 
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -13,8 +14,8 @@ from spiking_diffusion.config import check_params
 from spiking_diffusion.data.images import ImageSet, load_images, to_uint8, to_unit
 from spiking_diffusion.errors import UserError
 from spiking_diffusion.graph.jobs import Job
-from spiking_diffusion.metrics.classifier import Classifier, load_classifier
-from spiking_diffusion.metrics.features import fid_and_kid
+from spiking_diffusion.metrics import protocols
+from spiking_diffusion.metrics.classifier import load_judges
 from spiking_diffusion.metrics.reconstruction import mse, ssim_loss
 from spiking_diffusion.stages import make
 from spiking_diffusion.weights import save_weights
@@ -116,21 +117,24 @@ SETTINGS = PARAMS.recipes["quick"].evaluate.model_copy(
 
 
 @pytest.fixture(scope="module", params=[1, 3], ids=["grey", "RGB"])
-def classifier(request, tmp_path_factory):
-    """File of a classifier with random weights that react strongly to its images, and its number of channels."""
-    torch.manual_seed(0)
-    model = Classifier(request.param, (8, 12), 49, 16, 10)
-    nn.init.normal_(model.features[7].weight, std=0.5)
-    nn.init.ones_(model.features[7].bias)
-    model.scale.fill_(0.3)
+def classifier(request, tmp_path_factory, strong_judges):
+    """File of judges with random weights that react strongly to their images, and the number of channels."""
     path = tmp_path_factory.mktemp("classifier") / "x.safetensors"
-    save_weights(path, model)
+    save_weights(path, strong_judges(request.param))
     return path, request.param
 
 
 def embed(path, images):
+    """Features of each network."""
     with torch.no_grad():
-        return load_classifier(path, CPU).embed(to_unit(images)).double().numpy()
+        return [features.double().numpy() for features in load_judges(path, CPU).embed(to_unit(images))]
+
+
+def over_networks(number, path, images, real):
+    """The mean over the networks of a number of two sets of features."""
+    found = [number(x, y) for x, y in zip(embed(path, images), embed(path, real), strict=True)]
+    assert len(found) == 2 and found[0] != pytest.approx(found[1], rel=0.02), "networks can be told apart"
+    return sum(found) / 2
 
 
 def fid_by_numpy(x, y):
@@ -149,19 +153,22 @@ def kid_by_numpy(x, y):
 
 
 def measure(path, images, real, seed=0, **changes):
-    return fid_and_kid(images, real, path, SETTINGS.model_copy(update=changes), seed, CPU)
+    """FID and KID by the protocol ``classifier``."""
+    settings = SETTINGS.model_copy(update={"protocols": ["classifier"]} | changes)
+    sets = protocols.Images(images, real[:0], real[:0], {"train": real, "test": real})
+    row, _ = protocols.measure(sets, settings, PARAMS.inception, path, seed, CPU)
+    return {key: row[f"classifier_{key}"] for key in ("fid", "kid", "kid_subset_size")}
 
 
 def test_fid_and_kid_agree_with_their_closed_forms(classifier):
     path, channels = classifier
     images, real = pictures(90, channels, 0, level=150), pictures(90, channels, 1, level=100)
-    x, y = embed(path, images), embed(path, real)
-    assert x.shape == (90, 16)
+    assert [x.shape for x in embed(path, images)] == [(90, 16), (90, 16)]
     found = measure(path, images, real)
-    assert found["fid"] == pytest.approx(fid_by_numpy(x, y), rel=1e-3)
+    assert found["fid"] == pytest.approx(over_networks(fid_by_numpy, path, images, real), rel=1e-3)
     assert found["fid"] > 0.01
     # a subset as large as the set leaves nothing to chance
-    assert found["kid"] == pytest.approx(kid_by_numpy(x, y), rel=1e-3)
+    assert found["kid"] == pytest.approx(over_networks(kid_by_numpy, path, images, real), rel=1e-3)
     assert found["kid"] > 1e-3
     assert all(type(found[key]) is float for key in ("fid", "kid"))
 
@@ -169,7 +176,7 @@ def test_fid_and_kid_agree_with_their_closed_forms(classifier):
 def test_fid_of_sets_of_different_size(classifier):
     path, channels = classifier
     images, real = pictures(50, channels, 0, level=150), pictures(120, channels, 1, level=100)
-    expected = fid_by_numpy(embed(path, images), embed(path, real))
+    expected = over_networks(fid_by_numpy, path, images, real)
     assert measure(path, images, real)["fid"] == pytest.approx(expected, rel=1e-3)
 
 
@@ -186,7 +193,7 @@ def test_kid_of_two_halves_of_one_set_is_0_within_its_spread(classifier):
     features = embed(path, both)
     draws = np.random.default_rng(0)
     orders = [draws.permutation(160) for _ in range(50)]
-    spread = np.std([kid_by_numpy(features[o[:80]], features[o[80:]]) for o in orders])
+    spread = np.std([np.mean([kid_by_numpy(x[o[:80]], x[o[80:]]) for x in features]) for o in orders])
     assert abs(measure(path, both[:80], both[80:])["kid"]) < 4 * spread
     assert measure(path, both[:80], pictures(80, channels, 1, level=250))["kid"] > 4 * spread
 
@@ -230,24 +237,30 @@ def test_any_seed_that_params_accept_will_do(classifier):
 
 @pytest.fixture
 def digits(tmp_path, monkeypatch):
-    """A project folder with digits in it, and parameters with a short training of the classifier."""
+    """A project folder with digits in it, and parameters with a short training of the judges."""
     monkeypatch.chdir(tmp_path)
     make(Job(PARAMS, "fetch", "digits"))
     threads, deterministic = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
-    yield PARAMS.model_copy(update={"classifier": PARAMS.classifier.model_copy(update={"steps": 40, "threads": 1})})
+    short = {"networks": 2, "channels": [4, 8], "features": 16, "epochs": 1, "least_steps": 40, "threads": 1}
+    yield PARAMS.model_copy(update={"classifier": PARAMS.classifier.model_copy(update=short)})
     torch.set_num_threads(threads)  # training sets both for good
     torch.use_deterministic_algorithms(deterministic)
 
 
 def test_classifier_learns_and_its_features_have_mean_square_1(digits):
     path = make(Job(digits, "classifier", "digits"), "cpu")
-    data = load_images(paths.data_path("digits"))
-    assert np.square(embed(path, data.images["train"])).mean() == pytest.approx(1, rel=1e-4)
-    accuracy = artifacts.read_json(paths.settings_path(path))["test_accuracy"]
-    with torch.no_grad():
-        guesses = load_classifier(path, CPU)(to_unit(data.images["test"])).argmax(1)
-    assert accuracy == pytest.approx(float((guesses == data.labels["test"]).float().mean()))
-    assert accuracy > 0.5
+    data, judges = load_images(paths.data_path("digits")), load_judges(path, CPU)
+    noted = artifacts.read_json(paths.settings_path(path))
+    accuracies = [*noted["test_accuracy"], noted["reader_test_accuracy"]]
+    assert len(accuracies) == 3 and len(set(accuracies)) > 1
+    for network, accuracy in zip([*judges.networks, judges.reader], accuracies, strict=True):
+        with torch.no_grad():
+            features = network.embed(to_unit(data.images["train"])).double()
+            guesses = network(to_unit(data.images["test"])).argmax(1)
+        assert float(features.square().mean()) == pytest.approx(1, rel=1e-4)
+        assert accuracy == pytest.approx(float((guesses == data.labels["test"]).float().mean()))
+        assert accuracy > 0.5
+    assert not torch.equal(judges.networks[0].head.weight, judges.networks[1].head.weight)
 
 
 def test_classifier_of_one_class_has_no_accuracy(digits):
@@ -256,11 +269,36 @@ def test_classifier_of_one_class_has_no_accuracy(digits):
     arrays = artifacts.read_npz(path)
     artifacts.write_npz(path, {key: array * (not key.endswith("labels")) for key, array in arrays.items()})
     out = make(Job(digits.model_copy(update={"datasets": datasets}), "classifier", "digits"), "cpu")
-    assert artifacts.read_json(paths.settings_path(out))["test_accuracy"] is None
+    noted = artifacts.read_json(paths.settings_path(out))
+    assert (noted["test_accuracy"], noted["reader_test_accuracy"]) == ([None, None], None)
+    assert float(load_judges(out, CPU).temperature) == 1
+
+
+def test_one_image_cannot_be_learned_from(digits):
+    """Seen to fail with a traceback out of a batch normalisation, which needs two."""
+    path = paths.data_path("digits")
+    arrays = artifacts.read_npz(path)
+    artifacts.write_npz(path, {key: array[:1] for key, array in arrays.items()})
+    with pytest.raises(UserError, match=r"digits has 1 training image.*datasets\.digits\.split"):
+        make(Job(digits, "classifier", "digits"), "cpu")
+
+
+def test_small_datasets_see_least_steps_and_large_ones_epochs(digits, monkeypatch):
+    """1257 images in batches of 128 are 9 steps an epoch. The reader takes twice as many steps as a network.
+
+    Seen to fail with the smaller of the two numbers.
+    """
+    taken = []
+    monkeypatch.setattr(torch.optim.AdamW, "step", lambda self, *args: taken.append(self))
+    for epochs, least, steps in ((1, 3, 9), (2, 3, 19), (1, 12, 12)):
+        taken.clear()
+        changed = digits.classifier.model_copy(update={"epochs": epochs, "least_steps": least})
+        make(Job(digits.model_copy(update={"classifier": changed}), "classifier", "digits"), "cpu")
+        assert sorted(Counter(taken).values()) == [steps, steps, 2 * steps]
 
 
 def test_classifier_is_the_same_twice(digits):
-    short = digits.model_copy(update={"classifier": digits.classifier.model_copy(update={"steps": 3})})
+    short = digits.model_copy(update={"classifier": digits.classifier.model_copy(update={"least_steps": 3})})
     first = artifacts.sha256(make(Job(short, "classifier", "digits"), "cpu"))
     torch.manual_seed(99)
     assert artifacts.sha256(make(Job(short, "classifier", "digits"), "cpu")) == first
@@ -268,15 +306,16 @@ def test_classifier_is_the_same_twice(digits):
 
 def test_loaded_classifier_has_the_sizes_of_its_file(classifier):
     path, channels = classifier
-    model = load_classifier(path, CPU)
-    assert isinstance(model.features[0], nn.Conv2d)
-    assert model.features[0].in_channels == channels
-    assert not model.training
-    assert float(model.scale) == pytest.approx(0.3)
+    judges = load_judges(path, CPU)
+    assert len(judges.networks) == 2 and not judges.training
+    for network in (*judges.networks, judges.reader):
+        assert isinstance(network.features[0], nn.Conv2d)
+        assert network.features[0].in_channels == channels
+    assert [float(network.scale) for network in judges.networks] == [pytest.approx(0.3), pytest.approx(0.4)]
 
 
 @pytest.mark.parametrize("other", [nn.Linear(3, 4), nn.Sequential()], ids=["other tensors", "no tensors"])
 def test_file_that_is_no_classifier(tmp_path, other):
     save_weights(tmp_path / "x.safetensors", other)
     with pytest.raises(UserError, match=r"x\.safetensors is damaged"):
-        load_classifier(tmp_path / "x.safetensors", CPU)
+        load_judges(tmp_path / "x.safetensors", CPU)

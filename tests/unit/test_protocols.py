@@ -22,7 +22,7 @@ from spiking_diffusion import artifacts
 from spiking_diffusion.config import Inception, Protocol, check_params
 from spiking_diffusion.errors import UserError
 from spiking_diffusion.metrics import distances, features, protocols
-from spiking_diffusion.metrics.classifier import Classifier, load_classifier
+from spiking_diffusion.metrics.classifier import Judges, cells_of, load_judges
 from spiking_diffusion.metrics.features import (
     CleanInceptionFeatures,
     Features,
@@ -32,7 +32,7 @@ from spiking_diffusion.metrics.features import (
     clean_resize,
 )
 from spiking_diffusion.metrics.inception import CACHE, INCEPTION, UnavailableError, find_weights, read_weights
-from spiking_diffusion.metrics.protocols import COLUMNS, PROTOCOLS, Images, measure
+from spiking_diffusion.metrics.protocols import COLUMNS, PROTOCOLS, Images, measure, over_networks
 from spiking_diffusion.weights import save_weights
 
 RAW = yaml.safe_load((Path(__file__).parents[2] / "params.yaml").read_text(encoding="utf-8"))
@@ -89,13 +89,9 @@ def imagenet_weights(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def classifier(tmp_path_factory):
-    torch.manual_seed(0)
-    model = Classifier(1, (4, 6), 49, 5, 10)
-    nn.init.normal_(model.features[7].weight, std=0.5)
-    nn.init.ones_(model.features[7].bias)
+def classifier(tmp_path_factory, strong_judges):
     path = tmp_path_factory.mktemp("classifier") / "x.safetensors"
-    save_weights(path, model)
+    save_weights(path, strong_judges(features=5))
     return path
 
 
@@ -120,7 +116,7 @@ def test_inception_is_torch_fidelitys(fid_weights, channels):
     theirs = FeatureExtractorInceptionV3("inception-v3-compat", ["2048"], str(fid_weights))
     with torch.no_grad():
         (expected,) = theirs(images.expand(-1, 3, -1, -1))
-    found = Features(InceptionFeatures, fid_weights, 3, CPU)(images)
+    (found,) = Features(InceptionFeatures, fid_weights, 3, CPU)(images)
     assert found.shape == (3, 2048)
     assert torch.equal(found, expected)
     assert found.std(0).mean() > 0.001, "images can be told apart"
@@ -129,8 +125,9 @@ def test_inception_is_torch_fidelitys(fid_weights, channels):
 def test_clean_inception_is_the_same_network_behind_another_resize(fid_weights, monkeypatch):
     large = pictures(2, 3, side=features.SIDE)
     monkeypatch.setattr(features, "clean_resize", lambda image: image.float())
-    found = Features(CleanInceptionFeatures, fid_weights, 2, CPU)(large)
-    assert torch.equal(found, Features(InceptionFeatures, fid_weights, 2, CPU)(large))
+    (found,) = Features(CleanInceptionFeatures, fid_weights, 2, CPU)(large)
+    (expected,) = Features(InceptionFeatures, fid_weights, 2, CPU)(large)
+    assert torch.equal(found, expected)
 
 
 @pytest.mark.parametrize("side", [28, 32])
@@ -160,7 +157,7 @@ def test_imagenet_features_are_torchvisions_pooled_ones(imagenet_weights, channe
     large = nn.Upsample((299, 299), mode="bilinear")(images.expand(-1, 3, -1, -1).float() / 255)
     with torch.no_grad():
         network(large * 2 - 1)
-    found = Features(ImageNetFeatures, imagenet_weights, 3, CPU)(images)
+    (found,) = Features(ImageNetFeatures, imagenet_weights, 3, CPU)(images)
     assert torch.allclose(found, kept[0].mean((2, 3)), atol=1e-5)
     assert found.std(0).mean() > 0.001
 
@@ -168,7 +165,26 @@ def test_imagenet_features_are_torchvisions_pooled_ones(imagenet_weights, channe
 def test_batch_size_makes_no_difference(classifier):
     images = pictures(30)
     found = [Features(features.ClassifierFeatures, classifier, size, CPU)(images) for size in (1, 7, 30)]
-    assert torch.allclose(found[0], found[2], atol=1e-5) and torch.allclose(found[1], found[2], atol=1e-5)
+    for one, seven, all_at_once in zip(*found, strict=True):
+        assert torch.allclose(one, all_at_once, atol=1e-5) and torch.allclose(seven, all_at_once, atol=1e-5)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_each_network_of_the_judges_is_a_space_of_its_own(strong_judges, channels):
+    """In the order of the file. Seen to fail with the networks' features side by side as one space."""
+    judges, images = strong_judges(channels), pictures(6, channels)
+    save_weights(Path("x.safetensors"), judges)
+    found = Features(features.ClassifierFeatures, Path("x.safetensors"), 4, CPU)(images)
+    with torch.no_grad():
+        expected = [network.embed(images.float() / 255) for network in judges.networks]
+    assert [space.shape for space in found] == [(6, 16), (6, 16)]
+    for space, theirs in zip(found, expected, strict=True):
+        assert torch.allclose(space, theirs, atol=1e-5)
+
+
+def test_mean_and_deviation_over_networks_by_hand():
+    assert over_networks("fid", [1.0, 2.0, 6.0]) == {"fid": 3.0, "fid_deviation": pytest.approx(7**0.5)}
+    assert over_networks("kid", [0.25]) == {"kid": 0.25}, "one network alone has no deviation"
 
 
 # --- a whole protocol -----------------------------------------------------------------------------------
@@ -177,7 +193,7 @@ def test_batch_size_makes_no_difference(classifier):
 def test_standard_has_torch_fidelitys_own_numbers(fid_weights, classifier):
     generated, test, train = pictures(8, seed=0), pictures(7, seed=1) // 2, pictures(9, seed=2)
     settings = QUICK.model_copy(update={"protocols": ["standard"], "kid_subset_size": 5, "kid_subsets": 4})
-    images = Images(generated, test, {"train": train, "validation": train[:4], "test": test})
+    images = Images(generated, test, test.flip(0), {"train": train, "validation": train[:4], "test": test})
     row, hashes = measure(images, settings, inception(fid=fid_weights), classifier, 3, CPU)
     expected = torch_fidelity.calculate_metrics(
         input1=RGBImages(generated),
@@ -191,7 +207,9 @@ def test_standard_has_torch_fidelitys_own_numbers(fid_weights, classifier):
     assert row["standard_kid"] == pytest.approx(expected[torch_fidelity.KEY_METRIC_KID_MEAN], rel=1e-6)
     assert row["standard_precision"] == expected[torch_fidelity.KEY_METRIC_PRECISION]
     assert row["standard_recall"] == expected[torch_fidelity.KEY_METRIC_RECALL]
-    assert abs(row["standard_reconstruction_fid"]) < 1e-3 * row["standard_train_test_fid"]
+    for floor in ("reconstruction_fid", "perfect_prior_fid"):
+        assert abs(row[f"standard_{floor}"]) < 1e-3 * row["standard_train_test_fid"]
+    assert not [key for key in row if key.endswith("_deviation")], "there is one network"
     assert [row[f"standard_{key}"] for key in ("n_generated", "n_real", "kid_subset_size")] == [8, 7, 5]
     assert hashes == {"fid": artifacts.sha256(fid_weights)}
     assert not Path("torch").exists(), "torch-fidelity keeps nothing for the next call, which may be another's"
@@ -200,7 +218,7 @@ def test_standard_has_torch_fidelitys_own_numbers(fid_weights, classifier):
 def sets(n=60, n_test=50, n_train=70, seed=0):
     test = pictures(n_test, seed=seed + 1)
     real = {"train": pictures(n_train, seed=seed + 2), "validation": pictures(10, seed=seed + 3), "test": test}
-    return Images(pictures(n, seed=seed), test.flip(3), real)
+    return Images(pictures(n, seed=seed), test.flip(3), pictures(n, seed=seed + 4), real)
 
 
 def run(images, classifier, *names, files=None, **changes):
@@ -213,7 +231,7 @@ def all_on_the_classifier(monkeypatch):
     """All protocols on the classifier's features, and with tens of images in place of thousands."""
     space = PROTOCOLS["classifier"].fid_features
     for name, protocol in PROTOCOLS.items():
-        change = {"fid_features": space, "kid_features": space, "generated": protocol.generated // 1000}
+        change = {"fid_features": space, "kid_features": space, "generated": max(10, protocol.generated // 1000)}
         if protocol.exact:
             change |= {"generated": 40}
         if protocol.first:
@@ -228,21 +246,36 @@ def test_which_images_each_protocol_compares(classifier):
 
     def embed(part):
         with torch.no_grad():
-            return load_classifier(classifier, CPU).embed(part.float() / 255)
+            return torch.stack(load_judges(classifier, CPU).embed(part.float() / 255), dim=1)
+
+    def mean(number, a, b):
+        return np.mean([number(a[:, network], b[:, network]) for network in range(2)])
 
     ours, test = embed(images.generated), embed(images.real["test"])
     everything = embed(torch.cat([images.real["train"], images.real["validation"]]))
-    again = embed(images.reconstructed)
+    again, perfect = embed(images.reconstructed), embed(images.perfect)
     near = {"rel": 1e-3}
-    assert row["classifier_fid"] == pytest.approx(distances.fid(ours[:10], test), **near)
-    assert row["train50k_fid"] == pytest.approx(distances.fid(ours[:40], everything), **near)
-    assert row["train50k_train_test_fid"] == pytest.approx(distances.fid(test[:40], everything), rel=0.5)
-    assert row["released_fid"] == pytest.approx(distances.svd_fid(ours[:40], test[:40]), **near)
-    assert row["released_reconstruction_fid"] == pytest.approx(distances.svd_fid(again[:40], test[:40]), **near)
-    assert row["released_kid"] == pytest.approx(distances.kid(ours[:40], test[:40], 40, 3, 0), rel=0.01)
+    fid, svd_fid = distances.fid, distances.svd_fid
+    assert row["classifier_fid"] == pytest.approx(mean(fid, ours[:10], test), **near)
+    assert row["classifier_perfect_prior_fid"] == pytest.approx(mean(fid, perfect[:10], test), **near)
+    assert row["train50k_fid"] == pytest.approx(mean(fid, ours[:40], everything), **near)
+    assert row["train50k_train_test_fid"] == pytest.approx(mean(fid, test[:40], everything), rel=0.5)
+    assert row["released_fid"] == pytest.approx(mean(svd_fid, ours[:40], test[:40]), **near)
+    assert row["released_reconstruction_fid"] == pytest.approx(mean(svd_fid, again[:40], test[:40]), **near)
+    assert row["released_perfect_prior_fid"] == pytest.approx(mean(svd_fid, perfect[:40], test[:40]), **near)
+    whole = mean(lambda a, b: distances.kid(a, b, 40, 3, 0), ours[:40], test[:40])
+    assert row["released_kid"] == pytest.approx(whole, rel=0.01)
+    precisions = [distances.precision_recall(ours[:10, network], test[:, network])[0] for network in range(2)]
+    assert row["classifier_precision"] == pytest.approx(np.mean(precisions))
+    assert row["classifier_precision_deviation"] == pytest.approx(np.std(precisions, ddof=1))
+    one, two = (fid(ours[:10, network], test[:, network]) for network in range(2))
+    assert row["classifier_fid_deviation"] == pytest.approx(abs(one - two) / 2**0.5, **near)
     counts = {name: (row[f"{name}_n_generated"], row[f"{name}_n_real"]) for name in PROTOCOLS}
     assert counts["standard"] == counts["clean32"] == counts["classifier"] == (10, 50)
     assert (counts["train50k"], counts["released"]) == ((40, 80), (40, 40))
+    drawn = {name: row[f"{name}_n_perfect_prior"] for name in PROTOCOLS}
+    assert drawn == {"standard": 10, "clean32": 10, "train50k": 0, "released": 40, "classifier": 10}
+    assert "train50k_perfect_prior_fid" not in row, "its training images would be compared with themselves"
     floors = {name: (row[f"{name}_n_reconstructed"], row[f"{name}_n_train_test"]) for name in PROTOCOLS}
     assert floors["standard"] == (10, 10) and floors["released"] == (40, 40)
     assert floors["train50k"] == (40, 40), "of the test images, at most as many as generated ones"
@@ -265,22 +298,22 @@ def test_reconstructions_are_of_all_classes(classifier, monkeypatch):
     images = sets(n_test=400)
     images.reconstructed[200:] //= 8
     far = run(images, classifier, "classifier")["classifier_reconstruction_fid"]
-    images = Images(images.generated, images.reconstructed.flip(0), images.real)
+    images = Images(images.generated, images.reconstructed.flip(0), images.perfect, images.real)
     assert run(images, classifier, "classifier")["classifier_reconstruction_fid"] == pytest.approx(far, rel=0.3)
 
 
 def test_a_model_that_draws_the_test_set_scores_0(classifier):
     images = sets()
-    images = Images(images.real["test"], images.real["test"], images.real)
+    images = Images(images.real["test"], images.real["test"], images.real["test"], images.real)
     row = run(images, classifier, "classifier")
     assert abs(row["classifier_fid"]) < 1e-3 * row["classifier_train_test_fid"]
-    assert row["classifier_reconstruction_fid"] == row["classifier_fid"]
+    assert row["classifier_reconstruction_fid"] == row["classifier_perfect_prior_fid"] == row["classifier_fid"]
     assert (row["classifier_precision"], row["classifier_recall"]) == (1, 1)
 
 
 def test_few_and_constant_images_give_numbers_and_warnings(classifier, caplog):
     images = sets(n=5, n_test=4, n_train=4)
-    images = Images(torch.full_like(images.generated, 7), images.reconstructed, images.real)
+    images = Images(torch.full_like(images.generated, 7), images.reconstructed, images.perfect, images.real)
     with caplog.at_level(logging.WARNING):
         row = run(images, classifier, "classifier")
     assert all(np.isfinite(row[f"classifier_{key}"]) for key in COLUMNS if key != "settings")
@@ -428,7 +461,9 @@ def test_hashes_in_params_fit_the_names_that_begin_with_them():
 def test_a_classifier_without_labels_is_named_beside_its_numbers(tmp_path):
     """One class is nothing to learn: its features are those of random weights."""
     for classes in (1, 10):
-        save_weights(tmp_path / f"{classes}.safetensors", Classifier(1, (4, 6), 49, 5, classes))
-        images = Images(pictures(8), pictures(8, seed=1), {split: pictures(8, seed=2) for split in ("train", "test")})
+        judges = Judges(2, 1, (4, 6), cells_of((1, 28, 28), (4, 6)), 5, classes)
+        save_weights(tmp_path / f"{classes}.safetensors", judges)
+        real = {split: pictures(8, seed=2) for split in ("train", "test")}
+        images = Images(pictures(8), pictures(8, seed=1), pictures(8, seed=3), real)
         row, _ = measure(images, QUICK, PARAMS.inception, tmp_path / f"{classes}.safetensors", 0, CPU)
         assert ("its weights are random" in row["classifier_settings"]) is (classes == 1)

@@ -25,6 +25,7 @@ from spiking_diffusion.paths import figure_path
 from spiking_diffusion.pictures import grid
 from spiking_diffusion.reporting.figures.curves import ablation, steps, temperature
 from spiking_diffusion.reporting.figures.images import by_chance, reconstructions
+from spiking_diffusion.reporting.figures.ladder import ladder, rungs_of
 from spiking_diffusion.reporting.figures.training import dynamics, layer_name
 from spiking_diffusion.reporting.figures.trajectory import MASK
 from spiking_diffusion.reporting.groups import ablated, groups
@@ -100,6 +101,7 @@ def test_grid_of_colours():
 # --- a project with finished runs -----------------------------------------------------------------------
 
 
+RUNGS = ["real", "halves of any two", "noise"]
 COLUMNS = {
     "vqsvae": "loss reconstruction asg validation_mse perplexity k rate_encoder.first rate_encoder.third rate_asg",
     "fsvae": "loss reconstruction prior validation_mse rate_encoder.first rate_into_latent",
@@ -117,6 +119,10 @@ def fill(params, suite):
         artifacts.write_npz(paths.data_path(run.dataset_name), {"test_images": images})
         artifacts.write_npz(paths.reconstructions_path(name), {"images": images})
         artifacts.write_npz(paths.samples_path(name), {"images": images[::-1], "network_calls": np.array(1.0)})
+        rungs = pd.DataFrame({"images": RUNGS, "fid": [0.1, 3.0, 90.0], "legible": [0.9, 0.4, 0.0]})
+        artifacts.write_text(paths.ladder_path(run.dataset_name), rungs.to_csv(index=False))
+        examples = {rung: draws.integers(0, 256, (10, *shape), np.uint8) for rung in RUNGS}
+        artifacts.write_npz(paths.ladder_path(run.dataset_name).with_suffix(".npz"), examples)
         for model in run.family.networks:
             history = pd.DataFrame({"epoch": [1, 2, 3]})
             for column in COLUMNS[model].split():
@@ -124,6 +130,7 @@ def fill(params, suite):
             artifacts.write_text(paths.history_path(paths.model_path(name, model)), history.to_csv(index=False))
         row = {"dataset": run.dataset_name, "model": run.model, "run": name, "recipe": run.recipe_name, "seed": 0}
         row |= {key: draws.random() for key in ("mse", "ssim", "classifier_kid", "classifier_fid", "perplexity")}
+        row |= {"legible": draws.random(), "class_balance": draws.random(), "test_legible": draws.random()}
         if run.model == "spiking-diffusion":
             tokens = {s: draws.integers(0, 20, (30, 7, 7)).astype(np.uint16) for s in ("train", "validation", "test")}
             tokens |= {"size": np.array(32), "vqsvae": np.array("0" * 64)}
@@ -143,7 +150,7 @@ def fill(params, suite):
             }
             artifacts.write_npz(paths.traces_path(name), traces)
             tried = {"sampler": "ancestral", "steps": [49, 49, 8], "temperature": [0.8, 1.0, 0.8], "network_calls": 9.0}
-            tuning = pd.DataFrame({**tried, "fid": draws.random(3), "kid": draws.random(3)})
+            tuning = pd.DataFrame({**tried, "fid": draws.random(3), "kid": draws.random(3), "chosen": [1, 0, 1]})
             artifacts.write_text(paths.tuning_path(name).with_suffix(".csv"), tuning.to_csv(index=False))
             row |= {"bits_per_token": draws.random(), "codes_used": 20, "k": 0.5, "sampler": "ancestral"}
         write_row(name, row)
@@ -226,6 +233,7 @@ def test_figures_name_what_they_show(finished):
     fragments = {
         "samples": ["Digits", "Test images", "FSVAE", "Spiking-Diffusion"],
         "reconstructions": ["Digits", "Test images", "FSVAE", "Spiking-Diffusion"],
+        "ladder": ["Digits", *RUNGS, "FID (classifier)", "legible", "FSVAE", "Spiking-Diffusion"],
         "losses": ["FSVAE: loss", "VQ-SVAE: loss", "SDID", "epoch", "bits per token", "prior", "spike generator"],
         "dynamics": ["perplexity", "firing rate", "encoder 1", "generator", "block 2", "into latent", "FSVAE"],
         "codebook": ["digits: 20 of 32 codes used"],
@@ -255,6 +263,8 @@ def test_png_has_the_samples_pixels_in_it(finished):
         ("two-alike", "spikes", ["k = learned", "k = 0.0"]),
         ("two-alike", "ablation", ["MNIST, learned", "FID"]),
         ("two-datasets", "samples", ["CIFAR-10", "Digits"]),
+        ("two-alike", "ladder", ["Spiking-Diffusion, k = learned", "Spiking-Diffusion, k = 0.0", "noise"]),
+        ("two-datasets", "ladder", ["CIFAR-10", "Digits"]),
         ("two-datasets", "trajectory", ["CIFAR-10", "Digits", "= 64", "= 49"]),
         ("two-datasets", "dynamics", ["VQ-SVAE, CIFAR-10", "FSVAE, Digits"]),
         ("methods", "ablation", ["digits-ablation", "digits-poisson", "digits-embedding", "FID"]),
@@ -272,7 +282,7 @@ def test_figures_of_other_suites(suite, kind, fragments):
 
 @pytest.mark.usefixtures("project")
 def test_figure_that_a_suite_does_not_have_is_refused():
-    assert figures_of(PARAMS, "baselines-only") == ["samples", "reconstructions", "losses", "dynamics"]
+    assert figures_of(PARAMS, "baselines-only") == ["samples", "reconstructions", "ladder", "losses", "dynamics"]
     with pytest.raises(UserError, match="has no codebook figure: its runs allow the figures samples, rec"):
         job_of(PARAMS, "figure", "baselines-only", kind="codebook")
 
@@ -378,13 +388,16 @@ def test_legend_tells_datasets_apart_where_there_are_several(figure):
 
 @pytest.mark.usefixtures("project")
 def test_steps_figure_shows_each_seed_at_its_own_temperature():
-    """FID at all steps and at 8, mean of three seeds that chose different temperatures, taken by hand."""
+    """FID at all steps and at 8, mean of three seeds that chose different temperatures, taken by hand.
+
+    Seen to fail with the lowest FID in place of the chosen one, which differ for the last seed.
+    """
     fill(PARAMS, "seeds")
-    for run, low, other in (("digits", 1.0, 9.0), ("seed-1", 2.0, 9.0), ("seed-2", 9.0, 6.0)):
+    for run, chosen, *fids in (("digits", 0.8, 1.0, 9.0), ("seed-1", 0.8, 2.0, 9.0), ("seed-2", 1.0, 5.5, 6.0)):
         path = paths.tuning_path(run).with_suffix(".csv")
-        tried = pd.read_csv(path).assign(fid=[low, other, min(low, other) + 2])
-        tried.loc[2, "temperature"] = 0.8 if low < other else 1.0
-        tried.to_csv(path, index=False)
+        of_chosen = fids[chosen == 1.0]
+        tried = pd.read_csv(path).assign(temperature=[0.8, 1.0, chosen], fid=[*fids, of_chosen + 2])
+        tried.assign(chosen=(tried["temperature"] == chosen).astype(int)).to_csv(path, index=False)
     line = steps(groups(PARAMS, "seeds")).axes[0].lines[0]
     assert line.get_xydata().tolist() == [[8.0, 5.0], [49.0, 3.0]]
 
@@ -410,6 +423,36 @@ def test_gif_goes_from_masks_to_the_last_images_in_the_same_bytes():
     assert gif.read_bytes() == first
 
 
+@pytest.mark.usefixtures("project")
+def test_ladder_is_in_the_order_of_fid_with_each_points_own_images():
+    """Models between impostors, by the mean of their seeds; one without this FID is last.
+
+    Seen to fail with a model of which nothing is legible shown without a point, and with rows that slip where a set
+    has fewer images than fit.
+    """
+    fill(PARAMS, "seeds")
+    for run, fid, share in (("digits", 1, 0.0), ("seed-1", 2, 0.0), ("seed-2", 3, 0.0), ("k-1-0", None, 0.5)):
+        path = paths.metrics_path(run)
+        artifacts.write_json(path, artifacts.read_json(path) | {"classifier_fid": fid, "legible": share})
+    artifacts.write_npz(paths.samples_path("digits"), {"images": np.full((3, 1, 28, 28), 77, np.uint8)})
+    found = groups(PARAMS, "seeds")
+    ours, other = (group.title for group in found)
+    rungs = rungs_of("digits", found[::-1])
+    assert [label for label, *_ in rungs] == ["real", ours, "halves of any two", "noise", other]
+    assert [ours for *_, ours, _ in rungs] == [False, True, False, False, True]
+    assert [fid for _, fid, *_ in rungs[:4]] == [0.1, 2.0, 3.0, 90.0] and np.isnan(rungs[4][1])
+    assert [share for _, _, share, *_ in rungs[:4]] == [0.9, 0.0, 0.4, 0.0]
+    pictures, fids, shares = ladder(found).axes
+    assert [label.get_text() for label in pictures.get_yticklabels()] == [label for label, *_ in rungs]
+    drawn = pictures.get_images()[0].get_array()
+    noise = artifacts.read_npz(paths.ladder_path("digits").with_suffix(".npz"))["noise"]
+    assert (drawn[29:57, 2 * 29 : 2 * 29 + 28] == 77).all() and (drawn[29:57, 3 * 29 :] == 200).all()
+    assert np.array_equal(drawn[3 * 29 : 3 * 29 + 28, :28], noise[0, 0])
+    points = [tuple(point) for line in shares.lines for point in line.get_xydata()]
+    assert {(0.9, 0), (0.0, 1), (0.4, 2), (0.0, 3)} <= set(points)
+    assert fids.get_xscale() == "log"
+
+
 # --- inputs that are missing or damaged -----------------------------------------------------------------
 
 
@@ -423,6 +466,7 @@ def made(kind):
     return make(Job(PARAMS, "table", "both")) if kind == "table" else make(Job(PARAMS, f"{kind}_figure", "both"))
 
 
+EXAMPLES = paths.ladder_path("digits").with_suffix(".npz")
 CASES = [(kind, path) for kind in ("table", *KINDS) for path in inputs_of(kind)]
 
 
@@ -460,8 +504,21 @@ def test_damaged_input_is_named(kind, path):
         ("samples", paths.samples_path("digits"), lambda path: artifacts.write_npz(path, {"other": np.zeros(3)})),
         ("codebook", paths.tokens_path("digits"), lambda path: artifacts.write_npz(path, {"size": np.array(3)})),
         ("losses", inputs_of("losses")[0], lambda path: path.write_text("epoch,loss\n1,2\n")),
+        ("ladder", paths.ladder_path("digits"), lambda path: path.write_text("images,fid,legible\n")),
+        ("ladder", paths.ladder_path("digits"), lambda path: path.write_text("images,fid,legible\nreal,a,1\n")),
+        ("ladder", EXAMPLES, lambda path: artifacts.write_npz(path, {"real": np.zeros((10, 1, 28, 28), np.uint8)})),
     ],
-    ids=["metrics without numbers", "notes as list", "metrics as list", "no images", "no tokens", "no losses"],
+    ids=[
+        "metrics without numbers",
+        "notes as list",
+        "metrics as list",
+        "no images",
+        "no tokens",
+        "no losses",
+        "no rungs",
+        "words for FID",
+        "no examples",
+    ],
 )
 def test_input_of_another_kind_is_named(kind, path, write):
     fill(PARAMS, "both")

@@ -8,7 +8,7 @@ import torch
 from spiking_diffusion.config import load_params
 from spiking_diffusion.diffusion import SDID, AbsorbingDiffusion, sample_ancestral
 from spiking_diffusion.fsvae import FSVAE, fsvae_loss
-from spiking_diffusion.metrics.classifier import Classifier
+from spiking_diffusion.metrics.classifier import Classifier, cells_of
 from spiking_diffusion.metrics.reconstruction import ssim_loss
 from spiking_diffusion.vqsvae import VQSVAE, vqsvae_loss
 
@@ -37,5 +37,6 @@ def test_images_of_this_shape_go_through_everything(shape, rng, lively):
     fsvae_loss(fsvae(images, 0.5, rng()), images, QUICK.fsvae)["loss"].backward()
     assert fsvae.eval().sample(2, rng(), CPU).shape == (2, *shape)
 
-    assert Classifier(shape[0], (4, 4), steps, 8, 10)(images).shape == (3, 10)
+    for channels in ((4,), (4, 4), (4, 5, 6)):
+        assert Classifier(shape[0], channels, cells_of(shape, channels), 8, 10)(images).shape == (3, 10)
     assert ssim_loss(images[:2], decoded.detach()).isfinite().all()

@@ -13,7 +13,7 @@ from spiking_diffusion.config import check_params
 from spiking_diffusion.graph.jobs import Job
 from spiking_diffusion.graph.suites import rows_of
 from spiking_diffusion.metrics.rows import read_row, write_row
-from spiking_diffusion.reporting.tables import PUBLISHED
+from spiking_diffusion.reporting.tables import PUBLISHED, SPREAD
 from spiking_diffusion.stages import make
 
 RAW = yaml.safe_load((Path(__file__).parents[2] / "params.yaml").read_text(encoding="utf-8"))
@@ -118,6 +118,44 @@ def test_seeds_are_one_row_with_mean_and_deviation():
     assert (fsvae["classifier_fid"], fsvae["classifier_fid_std"]) == ("9", "")
     assert " 3 ± 2.6 |" in Path("results/tables/seeds.md").read_text()
     assert r" 3 $\pm$ 2.6 &" in Path("results/tables/seeds.tex").read_text()
+
+
+def test_one_seed_has_the_deviation_over_the_networks_that_judge():
+    """With several seeds it is the one over seeds, and that over networks has none of its own."""
+    for number, run in enumerate(("digits", "digits-1", "digits-2", "digits-fsvae")):
+        metrics(run, classifier_fid=number + 3.0, classifier_fid_deviation=0.25 + number, classifier_kid_deviation=0.5)
+    make(Job(PARAMS, "table", "seeds"))
+    ours, fsvae = rows("seeds")
+    columns = list(ours)
+    at = columns.index("classifier_fid")
+    assert columns[at : at + 3] == ["classifier_fid", "classifier_fid_std", "classifier_fid_deviation"]
+    assert not [column for column in columns if column.endswith("_deviation_std")]
+    assert (fsvae["classifier_fid_std"], fsvae["classifier_fid_deviation"]) == ("", "3.25")
+    assert (ours["classifier_fid_std"], ours["classifier_fid_deviation"]) == ("1", "1.25")
+    text = Path("results/tables/seeds.md").read_text()
+    assert " 4 ± 1 |" in text and " 6 ± 3.2 |" in text and " 0.125 ± 0.5 |" in text
+    assert "_deviation" not in text.splitlines()[0]
+    assert f"\n{SPREAD}\n" in text
+
+
+def test_no_deviations_need_no_note():
+    metrics("digits-fsvae")
+    metrics("digits")
+    make(Job(PARAMS, "table", "both"))
+    assert "±" not in Path("results/tables/both.md").read_text()
+
+
+def test_what_is_read_and_the_perfect_prior_are_main_columns():
+    metrics("digits-fsvae", legible=0.25, test_legible=0.75, class_balance=0.125, classifier_perfect_prior_fid=2.5)
+    metrics("digits", legible=None, test_legible=None, class_balance=None)
+    make(Job(PARAMS, "table", "both"))
+    header, _, fsvae, ours = (
+        [cell.strip() for cell in line.strip("|").split("|")]
+        for line in Path("results/tables/both.md").read_text().splitlines()[:4]
+    )
+    for key, value in {"legible": "0.25", "test_legible": "0.75", "class_balance": "0.125"}.items():
+        assert (fsvae[header.index(key)], ours[header.index(key)]) == (value, "")
+    assert fsvae[header.index("classifier_perfect_prior_fid")] == "2.5"
 
 
 def test_no_mean_over_some_of_the_seeds():

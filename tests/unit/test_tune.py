@@ -11,7 +11,9 @@ from spiking_diffusion import artifacts, paths
 from spiking_diffusion.data.images import load_images, load_split
 from spiking_diffusion.errors import UserError
 from spiking_diffusion.graph.jobs import Job
+from spiking_diffusion.metrics.distances import fid
 from spiking_diffusion.stages import make, tune
+from spiking_diffusion.stages.tune import nearest_to_one
 
 CPU = torch.device("cpu")
 
@@ -34,9 +36,12 @@ def test_choice_is_made_on_validation_images_alone(untrained):
 
 def test_every_temperature_is_tried_and_every_number_of_steps_at_the_best(untrained):
     chosen, table = tuned(untrained)
-    assert list(table.columns) == ["sampler", "steps", "temperature", "fid", "kid", "network_calls"]
-    best = table["fid"][:3].idxmin()
+    assert list(table.columns) == ["sampler", "steps", "temperature", "fid", "kid", "network_calls", "chosen"]
     assert list(table["temperature"][:3]) == [0.3, 1.0, 3.0]
+    rows = table[:3].to_dict("records")
+    best = rows.index(nearest_to_one(rows, chosen["lowest_fid_error"]))
+    assert chosen["lowest_fid"] == pytest.approx(table["fid"][:3].min(), rel=1e-5)
+    assert list(table["chosen"]) == [int(temperature == chosen["temperature"]) for temperature in table["temperature"]]
     assert (table["steps"][:3] == 49).all()
     # 60 are more than there are tokens, and all of them were tried already
     assert list(table["steps"][3:]) == [1, 7]
@@ -46,6 +51,35 @@ def test_every_temperature_is_tried_and_every_number_of_steps_at_the_best(untrai
     assert table["network_calls"][3] == 1
     assert chosen["temperature"] == table["temperature"][best]
     assert chosen["fid"] == pytest.approx(table["fid"][best], rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("fids", "error", "chosen"),
+    [
+        ([5.0, 9.0, 9.0, 9.0], 1.0, 0.5),
+        ([5.0, 5.9, 9.0, 9.0], 1.0, 0.9),
+        ([5.0, 5.9, 5.99, 9.0], 1.0, 1.0),
+        ([9.0, 5.9, 9.0, 5.0], 1.0, 0.9),
+        ([5.0, 6.1, 6.1, 6.1], 1.0, 0.5),
+        ([5.0, 5.1, 5.2, 5.3], 0.0, 0.5),
+    ],
+)
+def test_of_those_within_the_error_of_the_lowest_the_nearest_to_1(fids, error, chosen):
+    rows = [{"temperature": at, "fid": fid} for at, fid in zip((0.5, 0.9, 1.0, 1.3), fids, strict=True)]
+    assert nearest_to_one(rows, error)["temperature"] == chosen
+    assert nearest_to_one(rows[::-1], error)["temperature"] == chosen
+
+
+def test_standard_error_is_the_spread_of_other_draws(rng):
+    """Of FIDs of many sets of the same size from the same distribution; it falls with the number of images."""
+    draws, theirs = torch.Generator().manual_seed(1), torch.randn(2000, 4, generator=rng(9)) + 1
+
+    def spread(size):
+        return np.std([fid(torch.randn(size, 4, generator=draws), theirs) for _ in range(40)])
+
+    found = [tune.standard_error(torch.randn(size, 4, generator=draws), theirs, rng()) for size in (100, 1600)]
+    assert found[0] == pytest.approx(spread(100), rel=0.5) and found[1] == pytest.approx(spread(1600), rel=0.5)
+    assert found[0] > 2.5 * found[1]
 
 
 def test_too_few_validation_images(untrained, monkeypatch):

@@ -113,7 +113,8 @@ def tiny(project: Project) -> Project:
     recipe["tune"] |= {"n": 20, "temperatures": [0.7, 1.0], "steps": [4]}
     recipe["evaluate"] |= {"kid_subsets": 2, "threads": 1, "protocols": ["classifier", "standard"]}
     params["inception"]["fid"]["urls"] = ["http://127.0.0.1:9/nowhere.pth"]  # as on a machine without network
-    params["classifier"] |= {"steps": 5, "channels": [4, 4], "features": 8, "threads": 1}
+    params["classifier"] |= {"networks": 2, "channels": [4, 4], "features": 8}
+    params["classifier"] |= {"epochs": 1, "least_steps": 5, "threads": 1}
     (project.root / "params.yaml").write_text(yaml.safe_dump(params, sort_keys=False))
     return project
 

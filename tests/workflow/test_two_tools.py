@@ -70,7 +70,9 @@ def test_dvc_compares_as_the_readme_says(recorded: Any) -> None:
     recorded.run("git", "commit", "-qm", "x")
     recorded.run("dvc", "exp", "run", "-q", "-S", "recipes.quick.evaluate.kid_subsets=3", "evaluate@digits")
     moved = json.loads(recorded.run("dvc", "metrics", "diff", "--json").stdout)
-    assert {Path(path).name: set(numbers) for path, numbers in moved.items()} == {"digits.json": {"classifier_kid"}}
+    assert {Path(path).name: set(numbers) for path, numbers in moved.items()} == {
+        "digits.json": {"classifier_kid", "classifier_kid_deviation"}
+    }
     recorded.run("dvc", "plots", "diff", "--targets", "results/models/digits/sdid.history.csv")
     page = (recorded.root / "dvc_plots/index.html").read_text()
     assert "validation_bits_per_token" in page and "workspace" in page

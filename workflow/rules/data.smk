@@ -41,3 +41,26 @@ rule classifier:
         "Training the classifier of {wildcards.dataset}"
     shell:
         "spiking-diffusion train classifier --dataset {wildcards.dataset} > {log} 2>&1"
+
+
+rule ladder:
+    input:
+        "results/data/{dataset}.npz",
+        "results/classifiers/{dataset}.safetensors",
+    output:
+        scores="results/ladders/{dataset}.csv",
+        examples="results/ladders/{dataset}.npz",
+        settings="results/ladders/{dataset}.settings.json",
+    log:
+        "logs/ladder/{dataset}.log",
+    benchmark:
+        "benchmarks/ladder/{dataset}.tsv"
+    threads: params.classifier.threads
+    resources:
+        gpu=GPU,
+    params:
+        key=key("ladder"),
+    message:
+        "Measuring impostors of {wildcards.dataset}"
+    shell:
+        "spiking-diffusion ladder --dataset {wildcards.dataset} > {log} 2>&1"

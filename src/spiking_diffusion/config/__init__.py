@@ -12,5 +12,14 @@ from spiking_diffusion.config.datasets import FORMATS, Dataset, File, LocalFile,
 from spiking_diffusion.config.families import FAMILIES, Family, Model
 from spiking_diffusion.config.params import Params, Run, RunSettings, check_params, load_params
 from spiking_diffusion.config.recipes import FSVAE, SDID, VQSVAE, Classifier, Codebook, Energy, Evaluate, Inception
-from spiking_diffusion.config.recipes import Neuron, Protocol, Recipe, Sample, ScheduledSampling, Train, Tune
+from spiking_diffusion.config.recipes import (
+    WITHOUT_INCEPTION,
+    Neuron,
+    Protocol,
+    Recipe,
+    Sample,
+    ScheduledSampling,
+    Train,
+    Tune,
+)
 from spiking_diffusion.config.yamlfile import read_yaml

@@ -163,6 +163,8 @@ class Tune(Section):
 
 Protocol = Literal["standard", "clean32", "train50k", "released", "classifier"]
 """What a FID can be measured by; ``metrics/protocols.py`` says what each means."""
+WITHOUT_INCEPTION: set[Protocol] = {"classifier"}
+"""Those that need no ImageNet network."""
 
 
 class Evaluate(Section):
@@ -202,14 +204,21 @@ class Recipe(Section):
 
 
 class Classifier(Section):
-    """The small CNN whose features the ``classifier`` protocol compares; one per dataset."""
+    """The CNNs that judge the images of a dataset: as many as ``networks``, whose features the ``classifier`` protocol
+    compares, and one that reads the images.
+
+    Each sees the training images ``epochs`` times, or ``least_steps`` batches of a small dataset.
+    """
 
     seed: Seed
-    channels: Annotated[list[Count], Field(min_length=2, max_length=2)]
+    networks: Annotated[int, Field(ge=2)]
+    channels: Annotated[list[Count], Field(min_length=1, max_length=3)]
     features: Count
-    steps: Count
+    epochs: Count
+    least_steps: Count
     batch_size: Annotated[int, Field(ge=2)]
     lr: Positive
+    weight_decay: Annotated[float, Field(ge=0, allow_inf_nan=False)]
     threads: Count
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from spiking_diffusion import artifacts, paths
-from spiking_diffusion.config import Params, RunSettings
+from spiking_diffusion.config import WITHOUT_INCEPTION, Params, RunSettings
 from spiking_diffusion.errors import UserError, unknown
 from spiking_diffusion.graph import maker, suites
 from spiking_diffusion.graph.stages import FLAGS, READ, STAGES, Item, Stage
@@ -89,7 +89,7 @@ class Job:
     def settings(self) -> dict[str, Any]:
         """Just what it reads from ``params.yaml``."""
         reads = list(self.spec.reads)
-        if "inception" in reads and set(self.run.recipe.evaluate.protocols) == {"classifier"}:
+        if "inception" in reads and WITHOUT_INCEPTION.issuperset(self.run.recipe.evaluate.protocols):
             reads.remove("inception")
         recipe = self.run.recipe.model_dump(include=set(reads)) if FLAGS[self.spec.over] == "run" else {}
         return {key: READ[key](self.item) if key in READ else recipe[key] for key in reads}

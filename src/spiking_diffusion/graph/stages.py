@@ -158,6 +158,16 @@ STAGES: dict[str, Stage] = {
         reads=("classifier", "classes"),
         threads="classifier.threads",
     ),
+    "ladder": Stage(
+        over="datasets",
+        module="stages.ladder",
+        command="ladder",
+        help="measure impostors, from halves of two images to noise -> results/ladders/DATASET.csv",
+        inputs=_measured_by,
+        outputs=lambda name: [paths.ladder_path(name), paths.ladder_path(name).with_suffix(".npz")],
+        reads=("classifier",),
+        threads="classifier.threads",
+    ),
     "vqsvae": Stage(
         over="runs",
         module="stages.vqsvae",

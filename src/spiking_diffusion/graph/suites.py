@@ -123,6 +123,15 @@ def _images(of_run: Callable[[str], Path]) -> Callable[[Params, list[Row]], list
     return inputs
 
 
+def _ladder(params: Params, rows: list[Row]) -> list[Path]:
+    datasets = dict.fromkeys(row.dataset for row in rows)
+    scores = [
+        path for name in datasets for path in (paths.ladder_path(name), paths.ladder_path(name).with_suffix(".npz"))
+    ]
+    samples = [paths.samples_path(row.runs[0]) for row in rows]
+    return [*scores, *samples, *metrics(name for row in rows for name in row.runs)]
+
+
 def _histories(params: Params, rows: list[Row]) -> list[Path]:
     runs = [params.resolve(name) for row in rows for name in row.runs]
     return [paths.history_path(paths.model_path(run.name, model)) for run in runs for model in run.family.networks]
@@ -150,6 +159,7 @@ def _tuned(params: Params, rows: list[Row]) -> list[Path]:
 FIGURES: dict[str, Figure] = {
     "samples": Figure("images", _images(paths.samples_path)),
     "reconstructions": Figure("images", _images(paths.reconstructions_path)),
+    "ladder": Figure("ladder", _ladder),
     "losses": Figure("training", _histories),
     "dynamics": Figure("training", _histories),
     "codebook": Figure("codes", _of_codes(paths.tokens_path, paths.traces_path)),

@@ -1,8 +1,12 @@
-"""A small CNN trained on the dataset itself: its penultimate layer is the feature space of the
-``classifier`` protocol, which needs no download and suits small grey images."""
+"""Small CNNs trained on the dataset itself, which judge its images. They need no download and suit small images.
+
+Several networks, alike but for their seeds, give the features that the ``classifier`` protocol compares. One more, the
+``reader``, says how sure it is of an image's class. No FID uses its features.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -11,29 +15,28 @@ from torch import Tensor, nn
 from spiking_diffusion import artifacts
 from spiking_diffusion.weights import load_weights, weight_shapes
 
+CERTAIN = 0.9
+"""The probability above which an image counts as legible."""
+
 
 class Classifier(nn.Module):
-    """Two 3x3 convolutions with pooling, a feature layer with ReLU, a linear head. No spikes.
+    """Convolutions 3x3, with pooling after all but the last, a layer of features, a linear head. No spikes.
 
-    ``cells`` is the number of positions that two poolings leave, H/4 x W/4.
+    Every layer has a batch normalisation and a GELU, so that no unit is always silent. ``cells`` is the number of
+    positions that the poolings leave.
     """
 
     scale: Tensor
 
-    def __init__(self, c_in: int, channels: tuple[int, int], cells: int, features: int, classes: int) -> None:
+    def __init__(self, c_in: int, channels: Sequence[int], cells: int, features: int, classes: int) -> None:
         super().__init__()
-        first, second = channels
-        self.features = nn.Sequential(
-            nn.Conv2d(c_in, first, 3, padding=1),
-            nn.ReLU(),
-            nn.MaxPool2d(2),
-            nn.Conv2d(first, second, 3, padding=1),
-            nn.ReLU(),
-            nn.MaxPool2d(2),
-            nn.Flatten(),
-            nn.Linear(second * cells, features),
-            nn.ReLU(),
-        )
+        layers: list[nn.Module] = []
+        for before, after in zip([c_in, *channels], channels, strict=False):
+            layers += [nn.Conv2d(before, after, 3, padding=1, bias=False), nn.BatchNorm2d(after), nn.GELU()]
+            layers.append(nn.MaxPool2d(2))
+        layers[-1] = nn.Flatten()
+        linear = nn.Linear(channels[-1] * cells, features, bias=False)
+        self.features = nn.Sequential(*layers, linear, nn.BatchNorm1d(features), nn.GELU())
         self.head = nn.Linear(features, classes)
         self.register_buffer("scale", torch.ones(()))
 
@@ -49,19 +52,50 @@ class Classifier(nn.Module):
         return self.head(self.features(images))
 
 
-def load_classifier(path: Path, device: torch.device) -> Classifier:
-    """A trained classifier; its sizes are those of the weights in the file."""
+class Judges(nn.Module):
+    """The ``networks`` whose features are compared, and the ``reader``, calibrated by ``temperature``."""
+
+    temperature: Tensor
+
+    def __init__(
+        self, number: int, c_in: int, channels: Sequence[int], cells: int, features: int, classes: int
+    ) -> None:
+        super().__init__()
+        self.networks = nn.ModuleList(Classifier(c_in, channels, cells, features, classes) for _ in range(number))
+        self.reader = Classifier(c_in, channels, cells, features, classes)
+        self.register_buffer("temperature", torch.ones(()))
+
+    def embed(self, images: Tensor) -> list[Tensor]:
+        """Images (B, C, H, W) in [0, 1] -> the features of each network, (B, F)."""
+        return [network.embed(images) for network in self.networks if isinstance(network, Classifier)]
+
+    def read(self, images: Tensor) -> Tensor:
+        """Images (B, C, H, W) in [0, 1] -> probabilities (B, classes)."""
+        return (self.reader(images) / self.temperature).softmax(1)
+
+
+def cells_of(shape: Sequence[int], channels: Sequence[int]) -> int:
+    """Positions that are left of images (C, H, W) after the poolings."""
+    return int(shape[1] // 2 ** (len(channels) - 1)) * int(shape[2] // 2 ** (len(channels) - 1))
+
+
+def load_judges(path: Path, device: torch.device) -> Judges:
+    """Trained judges; their sizes are those of the weights in the file."""
     shapes = weight_shapes(path)
     try:
-        (first, c_in, *_), (second, *_) = shapes["features.0.weight"], shapes["features.3.weight"]
-        (features, cells), (classes, _) = shapes["features.7.weight"], shapes["head.weight"]
-    except KeyError as error:
-        raise artifacts.damaged(path, f"no {error} in it") from error
-    model = Classifier(c_in, (first, second), cells // second, features, classes)
+        convolutions = [shape for key, shape in shapes.items() if key.startswith("reader.features") and len(shape) == 4]
+        (features, inputs), (classes, _) = (
+            next(s for key, s in shapes.items() if key.startswith("reader.features") and len(s) == 2),
+            shapes["reader.head.weight"],
+        )
+        channels, number = [shape[0] for shape in convolutions], sum(key.endswith("head.weight") for key in shapes) - 1
+        model = Judges(number, convolutions[0][1], channels, inputs // channels[-1], features, classes)
+    except (KeyError, IndexError, StopIteration, ValueError) as error:
+        raise artifacts.damaged(path, f"no judges of images in it: {error}") from error
     load_weights(path, model, device)
     return model
 
 
 def is_random(path: Path) -> bool:
-    """Whether a classifier has the weights that it began with: one class is nothing to learn."""
-    return weight_shapes(path).get("head.weight", (0,))[0] == 1
+    """Whether the judges have the weights that they began with: one class is nothing to learn."""
+    return weight_shapes(path).get("reader.head.weight", (0,))[0] == 1

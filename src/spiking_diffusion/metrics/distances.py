@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 from torch_fidelity.metric_fid import KEY_METRIC_FID, fid_features_to_statistics, fid_statistics_to_metric
 from torch_fidelity.metric_kid import KEY_METRIC_KID_MEAN, kid_features_to_metric
 from torch_fidelity.metric_prc import KEY_METRIC_PRECISION, KEY_METRIC_RECALL, prc_features_to_metric
@@ -62,3 +65,22 @@ def nearest(a: Tensor, b: Tensor) -> Tensor:
     """Euclidean distance of each row of ``a`` (N, F) to the nearest of ``b``: (N,), 0 for an equal row."""
     exact = "donot_use_mm_for_euclid_dist"  # the fast way leaves equal rows some way apart
     return torch.cat([torch.cdist(part, b, compute_mode=exact).amin(1) for part in a.split(ROWS)])
+
+
+def nearest_in_pixels(images: Tensor, known: Tensor) -> Tensor:
+    """Root mean square difference of pixels in [0, 1] of each image to the nearest of ``known``, (N,).
+
+    Each image may move by one pixel in any direction. Images are (N, C, H, W) and (M, C, H, W) uint8.
+    """
+    known = known.flatten(1).float() / 255
+    found = []
+    for part in images.split(ROWS):
+        padded = F.pad(part.float() / 255, (1, 1, 1, 1))
+        height, width = part.shape[2:]
+        best = torch.full((len(part),), torch.inf, device=part.device)
+        for y, x in itertools.product(range(3), range(3)):
+            moved = padded[:, :, y : y + height, x : x + width].flatten(1)
+            at = torch.cdist(moved, known).argmin(1)  # the fast way leaves equal rows some way apart
+            best = torch.minimum(best, (moved - known[at]).square().mean(1).sqrt())
+        found.append(best)
+    return torch.cat(found)

@@ -23,11 +23,9 @@ from torch_fidelity.registry import register_feature_extractor
 from torch_fidelity.utils import create_feature_extractor, get_featuresdict_from_dataset
 from torchvision.models.inception import Inception3
 
-from spiking_diffusion import config
 from spiking_diffusion.data.images import to_unit
 from spiking_diffusion.errors import UserError
-from spiking_diffusion.metrics import distances
-from spiking_diffusion.metrics.classifier import load_classifier
+from spiking_diffusion.metrics.classifier import load_judges
 from spiking_diffusion.metrics.inception import read_weights
 
 SIDE = 299
@@ -35,26 +33,31 @@ SIDE = 299
 
 
 class ClassifierFeatures(FeatureExtractorBase):
-    """Penultimate layer of a dataset's own classifier."""
+    """Penultimate layers of a dataset's own classifiers, one after the other; ``joined`` has them side by side."""
 
     NAME = "dataset-classifier"
-    says = "penultimate layer of the classifier of the dataset"
+    says = "penultimate layers of the classifiers of the dataset"
 
     def __init__(self, name: str, features_list: list[str], feature_extractor_weights_path: str, **kwargs: Any) -> None:
         super().__init__(name, features_list)
-        self.classifier = load_classifier(Path(feature_extractor_weights_path), torch.device("cpu"))
-        self.channels = self.classifier.features[0].in_channels
+        self.judges = load_judges(Path(feature_extractor_weights_path), torch.device("cpu"))
+        self.channels = self.judges.reader.features[0].in_channels
 
     def forward(self, images: Tensor) -> tuple[Tensor]:
-        return (self.classifier.embed(to_unit(images[:, : self.channels])),)
+        return (torch.cat(self.judges.embed(to_unit(images[:, : self.channels])), dim=1),)
+
+    @staticmethod
+    def networks(weights: Path) -> int:
+        """How many networks a file has."""
+        return len(load_judges(weights, torch.device("cpu")).networks)
 
     @staticmethod
     def get_provided_features_list() -> tuple[str]:
-        return ("penultimate",)
+        return ("joined",)
 
     @staticmethod
     def get_default_feature_layer_for_metric(metric: str) -> str:
-        return "penultimate"
+        return "joined"
 
     @staticmethod
     def can_be_compiled() -> bool:
@@ -165,35 +168,22 @@ class RGBImages(Dataset[Tensor]):
 
 
 class Features:
-    """A feature space ready for use: ``space(images)`` of uint8 (N, C, H, W) is float32 (N, F), on the CPU."""
+    """Feature spaces ready for use, one for each network of an extractor.
+
+    ``spaces(images)`` of uint8 (N, C, H, W) has a float32 (N, F) for each, on the CPU.
+    """
 
     def __init__(self, extractor: type[Any], weights: Path, batch_size: int, device: torch.device) -> None:
+        self.networks = extractor.networks(weights) if hasattr(extractor, "networks") else 1
         layer = extractor.get_default_feature_layer_for_metric("fid")
         self.batch_size, self.cuda = batch_size, device.type == "cuda"
         self.extractor = create_feature_extractor(
             extractor.NAME, [layer], cuda=self.cuda, feature_extractor_weights_path=str(weights), verbose=False
         )
 
-    def __call__(self, images: Tensor) -> Tensor:
+    def __call__(self, images: Tensor) -> tuple[Tensor, ...]:
         # save_cpu_ram: no worker processes
         found = get_featuresdict_from_dataset(
             RGBImages(images), self.extractor, self.batch_size, self.cuda, save_cpu_ram=True, verbose=False
         )
-        return next(iter(found.values()))
-
-
-def fid_and_kid(
-    images: Tensor, real: Tensor, classifier: Path, settings: config.Evaluate, seed: int, device: torch.device
-) -> dict[str, float]:
-    """FID and KID of two sets of images (N, C, H, W) uint8 in the features of ``classifier``.
-
-    KID's subsets are no larger than the smaller set; ``kid_subset_size`` in the result says how large.
-    """
-    embed = Features(ClassifierFeatures, classifier, settings.batch_size, device)
-    a, b = embed(images), embed(real)
-    subset = min(settings.kid_subset_size, len(a), len(b))
-    return {
-        "fid": distances.fid(a, b),
-        "kid": distances.kid(a, b, subset, settings.kid_subsets, seed),
-        "kid_subset_size": subset,
-    }
+        return next(iter(found.values())).chunk(self.networks, dim=1)

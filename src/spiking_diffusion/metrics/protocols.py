@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable
+import statistics
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -50,8 +51,9 @@ class Protocol:
         ours, kids = self.fid_features[0].says, self.kid_features[0].says
         root = "SVD" if self.fid is distances.svd_fid else "eigenvalues"
         first = f"the first {self.first} of " if self.first else ""
+        count = f"{'exactly' if self.exact else 'at most'} {self.generated} generated images"
         return (
-            f"features: {ours}; features of KID: {kids if kids != ours else 'the same'}; KID of degree 3 over "
+            f"{count}; features: {ours}; features of KID: {kids if kids != ours else 'the same'}; KID of degree 3 over "
             f"{kid_subsets} subsets; root in FID: {root}; real: {first}{' and '.join(self.real)} images"
         )
 
@@ -72,10 +74,16 @@ INCEPTION_BATCH = 50
 
 @dataclass(frozen=True)
 class Images:
-    """What a run is measured on, all uint8 (N, C, H, W); ``real`` by split."""
+    """What a run is measured on, all uint8 (N, C, H, W).
+
+    ``reconstructed`` are the test images after encoder and decoder, ``perfect`` as many training images as are
+    generated: what a perfect prior would draw. There are none of either for images that another program made.
+    ``real`` is by split.
+    """
 
     generated: Tensor
     reconstructed: Tensor
+    perfect: Tensor
     real: dict[str, Tensor]
 
 
@@ -103,7 +111,7 @@ def measure(
                 if kind in missing:
                     raise missing[kind]
             found = _measure(name, images, settings, weights | {"classifier": classifier}, seed, device)
-            if name == "classifier" and is_random(classifier):
+            if "classifier" in PROTOCOLS[name].networks and is_random(classifier):
                 found["settings"] += "; its weights are random: the dataset has no labels"
         except UnavailableError as reason:
             log.info("%s: %s", name, reason)
@@ -126,8 +134,8 @@ def _find(
 
 
 COLUMNS = (
-    *("fid", "kid", "reconstruction_fid", "train_test_fid", "precision", "recall"),
-    *("n_generated", "n_real", "n_reconstructed", "n_train_test", "kid_subset_size", "settings"),
+    *("fid", "kid", "reconstruction_fid", "perfect_prior_fid", "train_test_fid", "precision", "recall"),
+    *("n_generated", "n_real", "n_reconstructed", "n_perfect_prior", "n_train_test", "kid_subset_size", "settings"),
 )
 """What each protocol's columns are called behind its name."""
 
@@ -162,32 +170,43 @@ def _measure(
         batch = settings.batch_size if kind == "classifier" else min(settings.batch_size, INCEPTION_BATCH)
         return Features(extractor, weights[kind], batch, device)
 
+    perfect = images.perfect[: len(generated)] if "train" not in protocol.real else images.perfect[:0]
     embed = space(*protocol.fid_features)
-    ours, theirs = embed(generated), embed(real)
+    theirs, ours = embed(real), embed(generated)
     subset = min(settings.kid_subset_size, len(generated), len(real))
     if subset < settings.kid_subset_size:
         log.warning("%s: KID's subsets have %d images, not %d", name, subset, settings.kid_subset_size)
-    if min(len(generated), len(real)) <= ours.shape[1]:
+    if min(len(generated), len(real)) <= ours[0].shape[1]:
         log.warning(
             "%s: %d generated and %d real images in %d dimensions: covariances are singular and FID is too high; "
             "compare it at equal numbers only",
-            *(name, len(generated), len(real), ours.shape[1]),
+            *(name, len(generated), len(real), ours[0].shape[1]),
         )
-    precision, recall = distances.precision_recall(ours.to(device), theirs.to(device))
+    fids = {"fid": ours, "train_test_fid": embed(floor)}
+    floors = {"reconstruction_fid": again, "perfect_prior_fid": perfect}
+    fids |= {key: embed(some) for key, some in floors.items() if len(some)}
     found: dict[str, Any] = {
-        "fid": protocol.fid(ours, theirs),
-        "reconstruction_fid": protocol.fid(embed(again), theirs),
-        "train_test_fid": protocol.fid(embed(floor), theirs),
-        "precision": precision,
-        "recall": recall,
         "n_generated": len(generated),
         "n_real": len(real),
         "n_reconstructed": len(again),
+        "n_perfect_prior": len(perfect),
         "n_train_test": len(floor),
         "kid_subset_size": subset,
         "settings": protocol.settings(settings.kid_subsets),
     }
+    for key, spaces in fids.items():
+        found |= over_networks(key, [protocol.fid(a, b) for a, b in zip(spaces, theirs, strict=True)])
+    near = [distances.precision_recall(a.to(device), b.to(device)) for a, b in zip(ours, theirs, strict=True)]
+    for key, values in zip(("precision", "recall"), zip(*near, strict=True), strict=True):
+        found |= over_networks(key, values)
     if protocol.kid_features != protocol.fid_features:
         embed = space(*protocol.kid_features)
         ours, theirs = embed(generated), embed(real)
-    return found | {"kid": distances.kid(ours, theirs, subset, settings.kid_subsets, seed)}
+    pairs = zip(ours, theirs, strict=True)
+    return found | over_networks("kid", [distances.kid(a, b, subset, settings.kid_subsets, seed) for a, b in pairs])
+
+
+def over_networks(key: str, values: Sequence[float]) -> dict[str, float]:
+    """The mean of a number over the networks that gave it, and its deviation where there are several."""
+    deviation = {f"{key}_deviation": statistics.stdev(values)} if len(values) > 1 else {}
+    return {key: statistics.fmean(values), **deviation}

@@ -7,7 +7,7 @@ from typing import Any
 from spiking_diffusion import artifacts, paths
 
 REQUIRED = ("dataset", "model", "run", "mse", "ssim")
-COUNTS = ("seed", "n_generated", "n_real", "n_reconstructed", "n_train_test", "kid_subset_size")
+COUNTS = ("seed", "n_generated", "n_real", "n_reconstructed", "n_perfect_prior", "n_train_test", "kid_subset_size")
 """Numbers that are settings of a measurement, not its result. A protocol's have its name before them."""
 
 

@@ -66,9 +66,16 @@ def _table(params: Params, suite: str) -> tuple[str, str]:
     path = table_path(suite)
     table = pd.read_csv(artifacts.require(path), dtype=str, keep_default_na=False)
     rows = [
-        [column, *(_cell(row.get(column, ""), row.get(f"{column}_std", "")) for row in table.to_dict("records"))]
+        [
+            column,
+            *(
+                _cell(row.get(column, ""), row.get(f"{column}_std") or row.get(f"{column}_deviation", ""))
+                for row in table.to_dict("records")
+            ),
+        ]
         for column in table.columns
-        if not column.endswith(("_std", "_reason", "_settings")) and column not in ("dataset", "model", "run")
+        if not column.endswith(("_std", "_deviation", "_reason", "_settings"))
+        and column not in ("dataset", "model", "run")
     ]
     rows += [["seconds per sample, here", *(_seconds_per_sample(row["run"]) for row in table.to_dict("records"))]]
     titles = [" · ".join(filter(None, [row["dataset"], row["model"], row["run"]])) for row in table.to_dict("records")]

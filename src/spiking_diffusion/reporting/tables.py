@@ -16,12 +16,14 @@ from spiking_diffusion.metrics.rows import read_row
 PUBLISHED = read_yaml(Path(__file__).with_name("published.yaml"))
 PROTOCOLS: tuple[str, ...] = get_args(Protocol)
 FIRST = ("dataset", "model", "run", "seeds")
-MEASURES = ("kid", "fid", "reconstruction_fid", "train_test_fid", "precision", "recall")
-COUNTS = ("n_generated", "n_real", "n_reconstructed", "n_train_test", "kid_subset_size")
+MEASURES = ("kid", "fid", "perfect_prior_fid", "train_test_fid", "reconstruction_fid", "precision", "recall")
+COUNTS = ("n_generated", "n_real", "n_reconstructed", "n_perfect_prior", "n_train_test", "kid_subset_size")
+READ = ("legible", "test_legible", "class_balance")
 LAST = (
     *("bits_per_token", "perplexity", "nearest_train_mean", "test_nearest_train_mean"),
     *("sampler", "steps", "temperature", "network_calls", "source"),
 )
+SPREAD = "±: standard deviation over seeds; in a row of one seed, over the networks that judge."
 LIKE_TABLE_1 = {"mse": "mse", "ssim": "ssim", "released_kid": "kid", "released_fid": "fid"}
 """Columns of ours that stand on the scale of a column in the paper's Table 1."""
 
@@ -61,7 +63,7 @@ def _merge(row: Row, metrics: list[Cells]) -> Cells:
             cells[key] = "; ".join(f"{run}: {why}" for run, why in zip(row.runs, values, strict=True) if why)
         else:  # without all of its seeds a mean would be another's
             cells[key] = statistics.fmean(numbers) if len(numbers) == len(values) else None
-        if len(numbers) == len(values) > 1 and key not in row.settings:
+        if len(numbers) == len(values) > 1 and key not in row.settings and not key.endswith("_deviation"):
             cells[f"{key}_std"] = statistics.stdev(numbers)
     return cells
 
@@ -97,8 +99,8 @@ def _columns(table: list[Cells], settings: list[str]) -> list[str]:
     measured = [f"{protocol}_{key}" for protocol in PROTOCOLS for key in (*MEASURES, *COUNTS)]
     shown = [p for p in PROTOCOLS if any(f"{p}_{key}" in found for key in MEASURES)]
     reasons = [f"{protocol}_reason" for protocol in PROTOCOLS]
-    main = [*FIRST, *settings, "mse", "ssim", *measured, *LAST[:-1]]
-    beside = ("std", "paper", "difference")
+    main = [*FIRST, *settings, "mse", "ssim", *READ, *measured, *LAST[:-1]]
+    beside = ("std", "deviation", "paper", "difference")
     derived = {f"{key}_{suffix}" for key in found for suffix in beside}
     order = [*main, *sorted(found - {*main, *reasons, "source"} - derived), *(f"{p}_reason" for p in shown), "source"]
     return [name for key in order for name in (key, *(f"{key}_{suffix}" for suffix in beside)) if name in found]
@@ -171,7 +173,7 @@ def _for_people(
             return key in measures and (column in known or key == "fid" or f"{base}_paper" in known)
         if column == "seeds":
             return any(cells.get("seeds", 1) > 1 for cells in table)
-        return base in (*FIRST, "mse", "ssim", *LAST) or "." in column
+        return base in (*FIRST, "mse", "ssim", *READ, *LAST) or "." in column
 
     header = [column for column in columns if shown(column)]
     reasons: dict[str, int] = {}
@@ -180,8 +182,10 @@ def _for_people(
         line = []
         for column in header:
             text = _text(cells.get(column), 4)
-            if text and f"{column}_std" in cells:
-                text += f" ± {_text(cells[f'{column}_std'], 2)}"
+            # over seeds; of one seed, over the networks that judge
+            spread = cells.get(f"{column}_std", cells.get(f"{column}_deviation"))
+            if text and spread is not None:
+                text += f" ± {_text(spread, 2)}"
             why = cells.get(f"{column.partition('_')[0]}_reason")
             if why and not text and not column.endswith("_difference"):
                 reason = f"{column.partition('_')[0]}: {why}"
@@ -193,7 +197,8 @@ def _for_people(
     asked = [f"Not asked for: {', '.join(absent)}."] if absent else []
     empty = "Empty cells: the model has no such number, its source gives none, or one of the two compared is missing."
     blank = [empty] if any("" in line for line in body) else []
-    return header, body, [*_numbers_of_images(table), *notes, *asked, *blank]
+    over = [SPREAD] if any("±" in cell for line in body for cell in line) else []
+    return header, body, [*_numbers_of_images(table), *over, *notes, *asked, *blank]
 
 
 def _numbers_of_images(table: list[Cells]) -> list[str]:
@@ -201,7 +206,7 @@ def _numbers_of_images(table: list[Cells]) -> list[str]:
     for protocol in PROTOCOLS:
         counted: dict[str, list[str]] = {}
         for cells in table:
-            generated, real, again, floor, subset = (cells.get(f"{protocol}_{count}") for count in COUNTS)
+            generated, real, again, _, floor, subset = (cells.get(f"{protocol}_{count}") for count in COUNTS)
             if generated is not None:
                 against = f" against {real} real images, KID on subsets of {subset}" if real is not None else ""
                 if any(n not in (None, generated) for n in (again, floor)):  # FID of fewer images is higher

@@ -15,12 +15,17 @@ from spiking_diffusion.errors import UserError
 from spiking_diffusion.families import Model, load
 from spiking_diffusion.families.inputs import load_samples
 from spiking_diffusion.graph.jobs import Job
-from spiking_diffusion.metrics.distances import nearest
+from spiking_diffusion.metrics.classifier import is_random
+from spiking_diffusion.metrics.distances import nearest, nearest_in_pixels
 from spiking_diffusion.metrics.features import ClassifierFeatures, Features
 from spiking_diffusion.metrics.protocols import Images, measure
+from spiking_diffusion.metrics.reading import Reader, class_balance, legible
 from spiking_diffusion.metrics.reconstruction import mse, ssim_loss
 from spiking_diffusion.metrics.rows import write_row
 from spiking_diffusion.randomness import generator
+
+COPIES = 1000
+"""How many images are compared with all training images pixel by pixel."""
 
 
 @torch.no_grad()
@@ -36,7 +41,9 @@ def run(job: Job, device: torch.device) -> dict[str, Any]:
     model = load(run, device)
     own = model.numbers(job.params)
     reconstructed, mean_mse, mean_ssim = _reconstruct(model, test, settings.batch_size)
-    sets = Images(images, reconstructed, data.images)
+    chosen = torch.randperm(len(data.images["train"]), generator=generator("cpu", run.recipe.seed, "perfect"))
+    perfect, *_ = _reconstruct(model, data.images["train"][chosen[: len(images)].sort().values], settings.batch_size)
+    sets = Images(images, reconstructed, perfect, data.images)
     measured, hashes = measure(sets, settings, job.params.inception, classifier, run.recipe.seed, device)
     row: dict[str, Any] = {
         "dataset": run.dataset_name,
@@ -47,7 +54,8 @@ def run(job: Job, device: torch.device) -> dict[str, Any]:
         "mse": mean_mse,
         "ssim": mean_ssim,
         **measured,
-        **_copying(images, test, data.images["train"], classifier, settings.batch_size, device),
+        **reading(sets, data.labels["train"], classifier, settings.batch_size, device),
+        **copying(images, test, data.images["train"], classifier, settings.batch_size, run.recipe.seed, device),
         **{key: float(samples[key]) for key in ("network_calls", "steps", "temperature") if key in samples},
         **own,
     }
@@ -62,17 +70,43 @@ def run(job: Job, device: torch.device) -> dict[str, Any]:
     return {"inception": hashes}
 
 
-def _copying(
-    images: Tensor, test: Tensor, train: Tensor, classifier: Path, batch_size: int, device: torch.device
+def reading(
+    sets: Images, labels: Tensor, classifier: Path, batch_size: int, device: torch.device
+) -> dict[str, float | None]:
+    """What the reader makes of generated images, of test images and of their reconstructions."""
+    if is_random(classifier):
+        return dict.fromkeys(("legible", "class_balance", "test_legible"))
+    reader = Reader(classifier, batch_size, device)
+    read = reader(sets.generated)
+    floors = {"reconstruction_legible": sets.reconstructed, "perfect_prior_legible": sets.perfect}
+    return {
+        "legible": legible(read),
+        "class_balance": class_balance(read, labels),
+        "test_legible": legible(reader(sets.real["test"])),
+        **{key: legible(reader(images)) for key, images in floors.items() if len(images)},
+    }
+
+
+def copying(
+    images: Tensor, test: Tensor, train: Tensor, classifier: Path, batch_size: int, seed: int, device: torch.device
 ) -> dict[str, float]:
-    """Distances to the nearest training image in the classifier's features, of samples and of test images: the mean,
-    and the first percentile. Samples far nearer than test images are copies."""
+    """Distances to the nearest training image, of samples and of test images: the mean, and the first percentile.
+
+    ``nearest_train`` is in the features of the first network. ``pixel`` is in pixels, where an image may be moved by
+    one, for at most COPIES images. Samples far nearer than test images are copies.
+    """
     embed = Features(ClassifierFeatures, classifier, batch_size, device)
-    known = embed(train).to(device)
+    known = embed(train)[0].to(device)
     found: dict[str, float] = {}
-    for name, part in (("nearest_train", images), ("test_nearest_train", test)):
-        distances = nearest(embed(part).to(device), known).double().cpu()
-        found |= {f"{name}_mean": float(distances.mean()), f"{name}_p01": float(distances.quantile(0.01))}
+    for name, part in (("", images), ("test_", test)):
+        order = torch.randperm(len(part), generator=generator("cpu", seed, "copies"))[:COPIES]
+        measured = {
+            "nearest_train": nearest(embed(part)[0].to(device), known),
+            "pixel_nearest_train": nearest_in_pixels(part[order].to(device), train.to(device)),
+        }
+        for key, values in measured.items():
+            values = values.double().cpu()
+            found |= {f"{name}{key}_mean": float(values.mean()), f"{name}{key}_p01": float(values.quantile(0.01))}
     return found
 
 

@@ -3,27 +3,36 @@
 from __future__ import annotations
 
 import logging
+from statistics import fmean, stdev
 from typing import Any
 
 import pandas as pd
 import torch
+from torch import Tensor
 
 from spiking_diffusion import artifacts, paths
 from spiking_diffusion.data.images import load_split
 from spiking_diffusion.errors import UserError
 from spiking_diffusion.families.spiking_diffusion import SpikingDiffusion
 from spiking_diffusion.graph.jobs import Job
+from spiking_diffusion.metrics import distances
 from spiking_diffusion.metrics.distances import LEAST
-from spiking_diffusion.metrics.features import fid_and_kid
+from spiking_diffusion.metrics.features import ClassifierFeatures, Features
+from spiking_diffusion.randomness import generator
 
 log = logging.getLogger(__name__)
+
+
+RESAMPLED, KID_SUBSETS = 20, 10
+"""Bootstrap samples behind the standard error of the lowest FID, and subsets of KID, which chooses nothing."""
 
 
 def run(job: Job, device: torch.device) -> None:
     """Draw images in every way that ``tune`` names, and write what FID and KID they have against validation images.
 
-    First every temperature is tried with the run's own number of steps, then every number of steps at the temperature
-    of the lowest FID. All draws begin with the same random numbers. Test images are not read.
+    First every temperature is tried with the run's own number of steps. The lowest FID has a standard error, and of
+    the temperatures within it of the lowest the one nearest to 1 is chosen. Then every number of steps is tried at this
+    temperature. All draws begin with the same random numbers. Test images are not read.
     """
     recipe, dataset = job.run.recipe, job.run.dataset_name
     real = load_split(paths.data_path(dataset), "validation")
@@ -35,19 +44,44 @@ def run(job: Job, device: torch.device) -> None:
     classifier, model = paths.classifier_path(dataset), SpikingDiffusion(job.run, device)
     most = model.diffusion.steps
     own = most if recipe.sample.steps == "all" else recipe.sample.steps
+    embed = Features(ClassifierFeatures, classifier, recipe.evaluate.batch_size, device)
+    theirs, subset = embed(real), min(recipe.evaluate.kid_subset_size, recipe.tune.n, len(real))
+    drawn: dict[float, Tensor] = {}
 
     def tried(temperature: float, steps: int) -> dict[str, Any]:
         images, notes = model.draw(recipe.tune.n, "tune", temperature=temperature, steps=steps)
-        found = fid_and_kid(images, real, classifier, recipe.evaluate, recipe.seed, device)
-        log.info("%s: temperature %g, %d steps: FID %.4g", job.name, temperature, steps, found["fid"])
+        pairs = list(zip(embed(images), theirs, strict=True))
+        fid = fmean(distances.fid(a, b) for a, b in pairs)
+        kid = fmean(distances.kid(a, b, subset, KID_SUBSETS, recipe.seed) for a, b in pairs)
+        drawn.setdefault(temperature, pairs[0][0])
+        log.info("%s: temperature %g, %d steps: FID %.4g", job.name, temperature, steps, fid)
         way = {"sampler": recipe.sample.sampler, "steps": steps, "temperature": temperature}
-        return {**way, "fid": found["fid"], "kid": found["kid"], "network_calls": notes["network_calls"]}
+        return {**way, "fid": fid, "kid": kid, "network_calls": notes["network_calls"]}
 
     rows = [tried(temperature, own) for temperature in dict.fromkeys(recipe.tune.temperatures)]
-    best = min(rows, key=lambda row: row["fid"])
+    lowest = min(rows, key=lambda row: row["fid"])
+    noise = generator("cpu", recipe.seed, "tune", "bootstrap")
+    error = standard_error(drawn[lowest["temperature"]], theirs[0], noise)
+    best = nearest_to_one(rows, error)
     others = sorted({min(steps, most) for steps in recipe.tune.steps} - {own})
     rows += [tried(best["temperature"], steps) for steps in others]
+    rows = [row | {"chosen": int(row["temperature"] == best["temperature"])} for row in rows]
 
     text = pd.DataFrame(rows).to_csv(index=False, float_format="%.6g", lineterminator="\n")
     artifacts.write_text(job.out.with_suffix(".csv"), text)
-    artifacts.write_json(job.out, {**best, "n_generated": recipe.tune.n, "n_real": len(real), "real": "validation"})
+    counts = {"n_generated": recipe.tune.n, "n_real": len(real), "real": "validation"}
+    artifacts.write_json(job.out, {**best, "lowest_fid": lowest["fid"], "lowest_fid_error": error, **counts})
+
+
+def standard_error(ours: Tensor, theirs: Tensor, noise: torch.Generator) -> float:
+    """Of the FID of features ``ours`` (N, F) against ``theirs``, by drawing as many of ours again with replacement."""
+    again = (torch.randint(len(ours), (len(ours),), generator=noise) for _ in range(RESAMPLED))
+    return stdev(distances.fid(ours[index], theirs) for index in again)
+
+
+def nearest_to_one(rows: list[dict[str, Any]], error: float) -> dict[str, Any]:
+    """Of the rows whose FID is within ``error`` of the lowest, the one whose temperature is nearest to 1."""
+    lowest = min(row["fid"] for row in rows)
+    return min(
+        (row for row in rows if row["fid"] <= lowest + error), key=lambda row: (abs(row["temperature"] - 1), row["fid"])
+    )

@@ -20,7 +20,7 @@ from spiking_diffusion.reporting.groups import Group, ablated, legend, with_code
 
 NAMES = {"mse": "MSE", "ssim": "1 - SSIM"}
 OF_CODEBOOK, OF_TOKENS = {"perplexity": "perplexity"}, {"bits_per_token": "bits per token"}
-TRIED = ["steps", "temperature", "fid", "kid", "network_calls"]
+TRIED = ["steps", "temperature", "fid", "kid", "network_calls", "chosen"]
 
 
 def ablation(groups: list[Group]) -> Figure:
@@ -101,7 +101,7 @@ def temperature(groups: list[Group]) -> Figure:
         tried = tried[tried["steps"] == tried["steps"].iloc[0]]
         for axis, column in zip(axes, ("fid", "kid"), strict=True):
             spread = tried.groupby("temperature")[column].agg(["mean", "std"])
-            best = tried.groupby("temperature")["fid"].mean().idxmin()
+            best = tried.groupby("temperature")["chosen"].mean().idxmax()
             label = legend(group, shown)
             colour = _points(axis, spread.index, spread["mean"], spread["std"].fillna(0), label=label)
             axis.plot(best, spread["mean"][best], "*", color=colour, markersize=12)
@@ -119,7 +119,7 @@ def steps(groups: list[Group]) -> Figure:
     for group in shown:
         tried = _read_tried(group)
         own = tried[tried["steps"] == tried["steps"].iloc[0]]
-        best = own.loc[own.groupby("seed")["fid"].idxmin(), ["seed", "temperature"]]
+        best = own.loc[own["chosen"] > 0, ["seed", "temperature"]]
         spread = tried.merge(best).groupby("steps")[["fid", "network_calls"]].agg(["mean", "std"]).fillna(0)
         label = legend(group, shown)
         for axis, x in zip(axes, (spread.index, spread["network_calls"]["mean"]), strict=True):

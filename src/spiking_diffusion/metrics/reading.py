@@ -1,0 +1,38 @@
+"""What the reader, a calibrated classifier that no FID uses, says of images."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from spiking_diffusion.data.images import to_unit
+from spiking_diffusion.devices import batches
+from spiking_diffusion.metrics.classifier import CERTAIN, load_judges
+
+
+class Reader:
+    """The reader in a file of judges, ready for images (N, C, H, W) uint8."""
+
+    def __init__(self, path: Path, batch_size: int, device: torch.device) -> None:
+        self.judges, self.batch_size, self.device = load_judges(path, device), batch_size, device
+
+    @torch.no_grad()
+    def __call__(self, images: Tensor) -> Tensor:
+        """Probabilities (N, classes), on the CPU."""
+        return torch.cat(
+            [self.judges.read(to_unit(part)).cpu() for part in batches(images, self.batch_size, self.device)]
+        )
+
+
+def legible(probabilities: Tensor) -> float:
+    """The share of images that the reader gives to one class with more than CERTAIN."""
+    return float((probabilities.amax(1) > CERTAIN).float().mean())
+
+
+def class_balance(probabilities: Tensor, labels: Tensor) -> float:
+    """Total variation, 0 to 1, between the classes that the reader sees and ``labels``: half the summed differences."""
+    classes = probabilities.shape[1]
+    seen = torch.bincount(probabilities.argmax(1), minlength=classes) / len(probabilities)
+    return float((seen - torch.bincount(labels, minlength=classes) / len(labels)).abs().sum() / 2)
