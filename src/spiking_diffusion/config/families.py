@@ -13,35 +13,45 @@ class Family:
     """A kind of generative model.
 
     Its runs are in ``section`` of ``params.yaml``. Each run trains ``networks`` (name -> title), in this order, and
-    ignores the sections ``unused`` of its recipe. ``module`` has its code (see ``families``).
+    ignores the sections ``ignores`` of its recipe. ``module`` has its code (see ``families``).
     """
 
     name: Model
     title: str
-    section: Literal["runs", "baselines"]
+    section: str
     networks: dict[str, str]
-    unused: frozenset[str]
     module: str
+    ignores: frozenset[str] = frozenset()
 
     @property
     def last(self) -> str:
         """The network that was trained last, which images are drawn with."""
         return list(self.networks)[-1]
 
+    @property
+    def unused(self) -> frozenset[str]:
+        """Sections of a recipe that its runs do not read: those of other families' networks, and what it ignores."""
+        others = {network for family in FAMILIES.values() for network in family.networks}
+        return self.ignores | (others - self.networks.keys())
+
 
 FAMILIES: dict[Model, Family] = {
     family.name: family
     for family in (
         Family(
-            "spiking-diffusion",
-            "Spiking-Diffusion",
-            "runs",
-            {"vqsvae": "VQ-SVAE", "sdid": "SDID"},
-            frozenset({"fsvae"}),
-            "families.spiking_diffusion",
+            name="spiking-diffusion",
+            title="Spiking-Diffusion",
+            section="runs",
+            networks={"vqsvae": "VQ-SVAE", "sdid": "SDID"},
+            module="families.spiking_diffusion",
         ),
         Family(
-            "fsvae", "FSVAE", "baselines", {"fsvae": "FSVAE"}, frozenset({"vqsvae", "sdid", "tune"}), "families.fsvae"
+            name="fsvae",
+            title="FSVAE",
+            section="baselines",
+            networks={"fsvae": "FSVAE"},
+            module="families.fsvae",
+            ignores=frozenset({"tune"}),
         ),
     )
 }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -61,9 +62,9 @@ class Params(Section):
 
     @model_validator(mode="after")
     def _check(self) -> Params:
-        both = set(self.runs) & set(self.baselines)
-        if both:
-            raise ValueError(f"{sorted(both)[0]!r} names a run and a baseline; their files would collide, rename one")
+        names = sorted(name for family in FAMILIES.values() for name in self.runs_of(family))
+        if both := [one for one, other in itertools.pairwise(names) if one == other]:
+            raise ValueError(f"{both[0]!r} names a run and a baseline; their files would collide, rename one")
         for name in self.all_runs:
             self.resolve(name)
         for suite, names in self.suites.items():

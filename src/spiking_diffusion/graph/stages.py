@@ -11,15 +11,14 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from spiking_diffusion import paths
 from spiking_diffusion.config import FAMILIES, Params, RunSettings
 from spiking_diffusion.graph import suites
 from spiking_diffusion.graph.code import code_of, digest
 
-Section = Literal["datasets", "runs", "baselines", "suites"]
-FLAGS: dict[Section, str] = {"datasets": "dataset", "runs": "run", "baselines": "run", "suites": "suite"}
+FLAGS = {"datasets": "dataset", "suites": "suite"} | {family.section: "run" for family in FAMILIES.values()}
 """What the command line calls the name that a stage works on."""
 
 
@@ -68,7 +67,7 @@ class Stage:
     ``curve`` of the second, a training's history, by epoch.
     """
 
-    over: Section
+    over: str
     module: str
     command: str
     help: str
