@@ -40,7 +40,8 @@ def load(run: str | Path, device: str = "auto") -> families.Model:
     for network in settings.family.networks:
         job = Job(params, network, settings.name)
         file = root / job.settings_file
-        if file.is_file() and read_json(file).get("settings") != job.settings:
+        said = read_json(file) if file.is_file() else {"settings": job.settings}
+        if not isinstance(said, dict) or said.get("settings") != job.settings:
             raise UserError(
                 f"{root / job.out} was trained with other settings than params.yaml has for {settings.name!r}: "
                 f"train it again, or undo the change"

@@ -136,7 +136,7 @@ def files_of(path: Path) -> list[Path]:
     found: list[Path] = []
     for parent, _, files in os.walk(path, followlinks=True):
         if len(Path(parent).relative_to(path).parts) > DEEPEST:
-            raise ValueError(f"{parent} lies too deep, or a link in it leads back up")
+            raise ValueError(f"{parent} is nested too deep, or a link in it leads back up")
         for name in files:
             if not Path(parent, name).is_file():
                 raise ValueError(f"{Path(parent, name)} is a broken link or a device")

@@ -44,7 +44,7 @@ def tokens_path(run: str) -> Path:
 
 
 def tuning_path(run: str) -> Path:
-    """The temperature that was chosen; every setting that was tried lies beside it as CSV."""
+    """The chosen temperature. A CSV with the same name has every setting that was tried."""
     return Path("results/tuning", f"{run}.json")
 
 
@@ -94,7 +94,7 @@ def history_path(weights: Path) -> Path:
 
 
 def table_path(suite: str) -> Path:
-    """The table of a suite; the same as Markdown lies beside it."""
+    """The table of a suite. Markdown and LaTeX files with the same name have the same rows."""
     return Path("results/tables", f"{suite}.csv")
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from spiking_diffusion import artifacts, paths
-from spiking_diffusion.config import Params, Protocol
+from spiking_diffusion.config import Evaluate, Params, Protocol
 from spiking_diffusion.data.folder import read_images
 from spiking_diffusion.data.images import load_images
 from spiking_diffusion.errors import UserError, unknown
@@ -44,8 +44,8 @@ def score(params: Params, dataset: str, path: Path, protocols: list[str], device
     artifacts.require(judges)
     generated, none = torch.from_numpy(images), torch.empty(0, *entry.shape, dtype=torch.uint8)
     sets = Images(generated, none, none, data.images)
-    settings = next(iter(params.recipes.values())).evaluate.model_copy(
-        update={"protocols": protocols, "batch_size": BATCH, "kid_subset_size": KID[0], "kid_subsets": KID[1]}
+    settings = Evaluate.model_construct(
+        protocols=protocols, batch_size=BATCH, kid_subset_size=KID[0], kid_subsets=KID[1]
     )
     measured, _ = measure(sets, settings, params.inception, judges, SEED, device)
     asked = {key: value for key, value in measured.items() if key.partition("_")[0] in protocols}

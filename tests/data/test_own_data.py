@@ -474,7 +474,7 @@ def test_grey_images_where_colour_belongs():
         (FOUR, {"test": 0}, "mine has 12 images, which cannot be split"),
         (["0.png"], {"classes": 1, "test": 1}, "mine has 1 image, which cannot be split"),
         ([f"{i}.png" for i in range(9)], {}, "no labels, params.yaml says 3 classes"),
-        (["/".join("abcdefghij") + "/0.png"], {}, "lies too deep, or a link in it leads back up"),
+        (["/".join("abcdefghij") + "/0.png"], {}, "is nested too deep, or a link in it leads back up"),
     ],
 )
 def test_folder_of_another_layout(names, entry, clue):

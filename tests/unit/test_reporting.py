@@ -427,7 +427,7 @@ def test_gif_goes_from_masks_to_the_last_images_in_the_same_bytes():
 def test_ladder_is_in_the_order_of_fid_with_each_points_own_images():
     """Models between impostors, by the mean of their seeds; one without this FID is last.
 
-    Seen to fail with a model of which nothing is legible shown without a point, and with rows that slip where a set
+    Seen to fail for a legible share of 0, which was drawn without a point, and with rows that slip where a set
     has fewer images than fit.
     """
     fill(PARAMS, "seeds")

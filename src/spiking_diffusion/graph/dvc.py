@@ -107,7 +107,7 @@ def _text(
 
 
 def sources(code: Iterable[Path]) -> list[str]:
-    """Files of the package, with one entry for each folder of which all files are among them."""
+    """Files of the package. A folder stands for its files if all of them are there."""
     left = set(code)
     folders = sorted({folder for file in left for folder in file.parents if folder.name}, key=lambda f: len(f.parts))
     found = []

@@ -42,14 +42,10 @@ class ClassifierFeatures(FeatureExtractorBase):
         super().__init__(name, features_list)
         self.judges = load_judges(Path(feature_extractor_weights_path), torch.device("cpu"))
         self.channels = self.judges.reader.features[0].in_channels
+        self.networks = len(self.judges.networks)
 
     def forward(self, images: Tensor) -> tuple[Tensor]:
         return (torch.cat(self.judges.embed(to_unit(images[:, : self.channels])), dim=1),)
-
-    @staticmethod
-    def networks(weights: Path) -> int:
-        """How many networks a file has."""
-        return len(load_judges(weights, torch.device("cpu")).networks)
 
     @staticmethod
     def get_provided_features_list() -> tuple[str]:
@@ -174,12 +170,12 @@ class Features:
     """
 
     def __init__(self, extractor: type[Any], weights: Path, batch_size: int, device: torch.device) -> None:
-        self.networks = extractor.networks(weights) if hasattr(extractor, "networks") else 1
         layer = extractor.get_default_feature_layer_for_metric("fid")
         self.batch_size, self.cuda = batch_size, device.type == "cuda"
         self.extractor = create_feature_extractor(
             extractor.NAME, [layer], cuda=self.cuda, feature_extractor_weights_path=str(weights), verbose=False
         )
+        self.networks = getattr(self.extractor, "networks", 1)
 
     def __call__(self, images: Tensor) -> tuple[Tensor, ...]:
         # save_cpu_ram: no worker processes

@@ -182,9 +182,6 @@ def _measure(
             "compare it at equal numbers only",
             *(name, len(generated), len(real), ours[0].shape[1]),
         )
-    fids = {"fid": ours, "train_test_fid": embed(floor)}
-    floors = {"reconstruction_fid": again, "perfect_prior_fid": perfect}
-    fids |= {key: embed(some) for key, some in floors.items() if len(some)}
     found: dict[str, Any] = {
         "n_generated": len(generated),
         "n_real": len(real),
@@ -194,16 +191,39 @@ def _measure(
         "kid_subset_size": subset,
         "settings": protocol.settings(settings.kid_subsets),
     }
-    for key, spaces in fids.items():
-        found |= over_networks(key, [protocol.fid(a, b) for a, b in zip(spaces, theirs, strict=True)])
-    near = [distances.precision_recall(a.to(device), b.to(device)) for a, b in zip(ours, theirs, strict=True)]
-    for key, values in zip(("precision", "recall"), zip(*near, strict=True), strict=True):
-        found |= over_networks(key, values)
+    found |= compare(ours, theirs, device, protocol.fid)
+    floors = {"train_test_fid": floor, "reconstruction_fid": again, "perfect_prior_fid": perfect}
+    for key, some in floors.items():
+        if len(some):
+            found |= over_networks(key, [protocol.fid(a, b) for a, b in zip(embed(some), theirs, strict=True)])
     if protocol.kid_features != protocol.fid_features:
         embed = space(*protocol.kid_features)
         ours, theirs = embed(generated), embed(real)
+    return found | compare_kid(ours, theirs, subset, settings.kid_subsets, seed)
+
+
+def compare(
+    ours: Sequence[Tensor],
+    theirs: Sequence[Tensor],
+    device: torch.device,
+    fid: Callable[[Tensor, Tensor], float] = distances.fid,
+) -> dict[str, float]:
+    """FID, precision and recall of features of generated images against those of real ones, over the networks."""
+    pairs = list(zip(ours, theirs, strict=True))
+    near = [distances.precision_recall(a.to(device), b.to(device)) for a, b in pairs]
+    return {
+        **over_networks("fid", [fid(a, b) for a, b in pairs]),
+        **over_networks("precision", [precision for precision, _ in near]),
+        **over_networks("recall", [recall for _, recall in near]),
+    }
+
+
+def compare_kid(
+    ours: Sequence[Tensor], theirs: Sequence[Tensor], subset: int, subsets: int, seed: int
+) -> dict[str, float]:
+    """KID over the networks."""
     pairs = zip(ours, theirs, strict=True)
-    return found | over_networks("kid", [distances.kid(a, b, subset, settings.kid_subsets, seed) for a, b in pairs])
+    return over_networks("kid", [distances.kid(a, b, subset, subsets, seed) for a, b in pairs])
 
 
 def over_networks(key: str, values: Sequence[float]) -> dict[str, float]:

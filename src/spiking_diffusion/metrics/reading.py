@@ -28,11 +28,12 @@ class Reader:
 
 def legible(probabilities: Tensor) -> float:
     """The share of images that the reader gives to one class with more than CERTAIN."""
-    return float((probabilities.amax(1) > CERTAIN).float().mean())
+    return float((probabilities.amax(1) > CERTAIN).double().mean())
 
 
 def class_balance(probabilities: Tensor, labels: Tensor) -> float:
     """Total variation, 0 to 1, between the classes that the reader sees and ``labels``: half the summed differences."""
     classes = probabilities.shape[1]
-    seen = torch.bincount(probabilities.argmax(1), minlength=classes) / len(probabilities)
-    return float((seen - torch.bincount(labels, minlength=classes) / len(labels)).abs().sum() / 2)
+    counts = (torch.bincount(found, minlength=classes).double() for found in (probabilities.argmax(1), labels))
+    seen, known = (each / each.sum() for each in counts)
+    return float((seen - known).abs().sum() / 2)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ from spiking_diffusion.metrics.rows import write_row
 from spiking_diffusion.randomness import generator
 
 COPIES = 1000
-"""How many images are compared with all training images pixel by pixel."""
+"""How many images are compared with every training image."""
 
 
 @torch.no_grad()
@@ -41,8 +42,14 @@ def run(job: Job, device: torch.device) -> dict[str, Any]:
     model = load(run, device)
     own = model.numbers(job.params)
     reconstructed, mean_mse, mean_ssim = _reconstruct(model, test, settings.batch_size)
+    # in an order by chance: protocols take the first ones, and training images can be in the order of their classes
     chosen = torch.randperm(len(data.images["train"]), generator=generator("cpu", run.recipe.seed, "perfect"))
-    perfect, *_ = _reconstruct(model, data.images["train"][chosen[: len(images)].sort().values], settings.batch_size)
+    perfect = torch.cat(
+        [
+            to_uint8(again).cpu()
+            for _, again in _rebuilt(model, data.images["train"][chosen[: len(images)]], settings.batch_size)
+        ]
+    )
     sets = Images(images, reconstructed, perfect, data.images)
     measured, hashes = measure(sets, settings, job.params.inception, classifier, run.recipe.seed, device)
     row: dict[str, Any] = {
@@ -93,16 +100,16 @@ def copying(
     """Distances to the nearest training image, of samples and of test images: the mean, and the first percentile.
 
     ``nearest_train`` is in the features of the first network. ``pixel`` is in pixels, where an image may be moved by
-    one, for at most COPIES images. Samples far nearer than test images are copies.
+    one. Both are of at most COPIES images. Samples far nearer than test images are copies.
     """
     embed = Features(ClassifierFeatures, classifier, batch_size, device)
     known = embed(train)[0].to(device)
     found: dict[str, float] = {}
     for name, part in (("", images), ("test_", test)):
-        order = torch.randperm(len(part), generator=generator("cpu", seed, "copies"))[:COPIES]
+        some = part[torch.randperm(len(part), generator=generator("cpu", seed, "copies"))[:COPIES]]
         measured = {
-            "nearest_train": nearest(embed(part)[0].to(device), known),
-            "pixel_nearest_train": nearest_in_pixels(part[order].to(device), train.to(device)),
+            "nearest_train": nearest(embed(some)[0].to(device), known),
+            "pixel_nearest_train": nearest_in_pixels(some.to(device), train.to(device)),
         }
         for key, values in measured.items():
             values = values.double().cpu()
@@ -112,12 +119,17 @@ def copying(
 
 def _reconstruct(model: Model, images: Tensor, batch_size: int) -> tuple[Tensor, float, float]:
     """Reconstructions (uint8) of images (N, C, H, W) uint8, and their mean MSE and 1 - SSIM."""
-    noise = generator(model.device, model.config.recipe.seed, "evaluate", "posterior")
     kept, errors, losses = [], [], []
-    for part in batches(images, batch_size, model.device):
-        real = to_unit(part)
-        again = model.reconstruct(real, noise)
+    for real, again in _rebuilt(model, images, batch_size):
         kept.append(to_uint8(again).cpu())
         errors.append(mse(again, real).double().cpu())
         losses.append(ssim_loss(again, real).double().cpu())
     return torch.cat(kept), float(torch.cat(errors).mean()), float(torch.cat(losses).mean())
+
+
+def _rebuilt(model: Model, images: Tensor, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
+    """Images (N, C, H, W) uint8 as floats, batch by batch, with their reconstructions."""
+    noise = generator(model.device, model.config.recipe.seed, "evaluate", "posterior")
+    for part in batches(images, batch_size, model.device):
+        real = to_unit(part)
+        yield real, model.reconstruct(real, noise)

@@ -13,7 +13,7 @@ from spiking_diffusion.metrics import distances
 from spiking_diffusion.metrics.classifier import is_random
 from spiking_diffusion.metrics.features import ClassifierFeatures, Features
 from spiking_diffusion.metrics.ladder import impostors
-from spiking_diffusion.metrics.protocols import over_networks
+from spiking_diffusion.metrics.protocols import compare, compare_kid
 from spiking_diffusion.metrics.reading import Reader, class_balance, legible
 from spiking_diffusion.randomness import generator
 
@@ -40,18 +40,14 @@ def run(job: Job, device: torch.device) -> None:
     real = embed(test)
     rows = []
     for name, images in sets.items():
-        pairs = list(zip(embed(images), real, strict=True))
-        subset = min(KID[0], len(images), len(test))
-        near = [distances.precision_recall(a.to(device), b.to(device)) for a, b in pairs]
+        ours, subset = embed(images), min(KID[0], len(images), len(test))
         read = reader(images) if reader else None
         rows.append(
             {
                 "images": name,
                 "n": len(images),
-                **over_networks("fid", [distances.fid(a, b) for a, b in pairs]),
-                **over_networks("kid", [distances.kid(a, b, subset, KID[1], seed) for a, b in pairs]),
-                **over_networks("precision", [precision for precision, _ in near]),
-                **over_networks("recall", [recall for _, recall in near]),
+                **compare(ours, real, device),
+                **compare_kid(ours, real, subset, KID[1], seed),
                 "legible": None if read is None else legible(read),
                 "class_balance": None if read is None else class_balance(read, labels),
             }

@@ -18,6 +18,7 @@ from spiking_diffusion.graph.jobs import Job
 from spiking_diffusion.metrics import distances
 from spiking_diffusion.metrics.distances import LEAST
 from spiking_diffusion.metrics.features import ClassifierFeatures, Features
+from spiking_diffusion.metrics.protocols import compare_kid
 from spiking_diffusion.randomness import generator
 
 log = logging.getLogger(__name__)
@@ -50,10 +51,10 @@ def run(job: Job, device: torch.device) -> None:
 
     def tried(temperature: float, steps: int) -> dict[str, Any]:
         images, notes = model.draw(recipe.tune.n, "tune", temperature=temperature, steps=steps)
-        pairs = list(zip(embed(images), theirs, strict=True))
-        fid = fmean(distances.fid(a, b) for a, b in pairs)
-        kid = fmean(distances.kid(a, b, subset, KID_SUBSETS, recipe.seed) for a, b in pairs)
-        drawn.setdefault(temperature, pairs[0][0])
+        ours = embed(images)
+        fid = fmean(distances.fid(a, b) for a, b in zip(ours, theirs, strict=True))
+        kid = compare_kid(ours, theirs, subset, KID_SUBSETS, recipe.seed)["kid"]
+        drawn.setdefault(temperature, ours[0])
         log.info("%s: temperature %g, %d steps: FID %.4g", job.name, temperature, steps, fid)
         way = {"sampler": recipe.sample.sampler, "steps": steps, "temperature": temperature}
         return {**way, "fid": fid, "kid": kid, "network_calls": notes["network_calls"]}
