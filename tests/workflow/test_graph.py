@@ -20,6 +20,7 @@ from spiking_diffusion.errors import UserError
 from spiking_diffusion.graph.dvc import address, dvc_yaml, sources
 from spiking_diffusion.graph.jobs import jobs
 from spiking_diffusion.graph.stages import STAGES
+from spiking_diffusion.graph.suites import FIGURES, PAGES
 
 ROOT = Path(__file__).parents[2]
 BIN = Path(sys.executable).parent
@@ -336,6 +337,11 @@ def test_dvc_plans_table_1_without_data() -> None:
     for name in ("mnist", "fmnist", "kmnist", "letters", "cifar10"):
         for stage in ("fetch", "vqsvae", "sdid", "evaluate"):
             assert f"Running stage '{stage}@{name}'" in out
+
+
+def test_every_figure_and_page_has_a_caption() -> None:
+    """Without one, drawing succeeds and `snakemake --report` ends in a traceback."""
+    assert not [kind for kind in (*FIGURES, *PAGES) if not (ROOT / f"workflow/report/{kind}.rst").is_file()]
 
 
 def test_lint_is_clean(pristine: Any) -> None:
