@@ -22,7 +22,7 @@ ROWS = 1000
 
 def fid(a: Tensor, b: Tensor) -> float:
     """Frechet distance of the Gaussians with the sets' means and covariances (Heusel et al. 2017)."""
-    one, two = fid_features_to_statistics(a), fid_features_to_statistics(b)
+    one, two = fid_features_to_statistics(a.double()), fid_features_to_statistics(b.double())
     return float(fid_statistics_to_metric(one, two, verbose=False)[KEY_METRIC_FID])
 
 
@@ -32,7 +32,7 @@ def svd_fid(a: Tensor, b: Tensor) -> float:
     That is the root of a symmetric positive matrix. The product of two covariances is not symmetric: its trace comes
     out too small, and the distance too large.
     """
-    one, two = fid_features_to_statistics(a), fid_features_to_statistics(b)
+    one, two = fid_features_to_statistics(a.double()), fid_features_to_statistics(b.double())
     difference = one["mu"] - two["mu"]
     trace = trace_of_svd_root(one["sigma"] @ two["sigma"])
     return float(difference @ difference + np.trace(one["sigma"]) + np.trace(two["sigma"]) - 2 * trace)
@@ -46,7 +46,10 @@ def trace_of_svd_root(matrix: np.ndarray) -> float:
 
 def kid(a: Tensor, b: Tensor, subset_size: int, subsets: int, seed: int) -> float:
     """Unbiased squared MMD with the kernel (x.y / F + 1)^3 (Binkowski et al. 2018), mean over random subsets."""
-    found = kid_features_to_metric(a, b, kid_subset_size=subset_size, kid_subsets=subsets, rng_seed=seed, verbose=False)
+    one, two = a.double(), b.double()  # a small difference of large sums: in float32 their order would show
+    found = kid_features_to_metric(
+        one, two, kid_subset_size=subset_size, kid_subsets=subsets, rng_seed=seed, verbose=False
+    )
     return float(found[KEY_METRIC_KID_MEAN])
 
 
