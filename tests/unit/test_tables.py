@@ -2,6 +2,7 @@
 
 import copy
 import csv
+import re
 import statistics
 from pathlib import Path
 
@@ -224,21 +225,44 @@ def test_peers_stand_in_the_column_of_their_own_protocol():
     peer = found["mnist", "FSDDIM T=8"]
     assert (peer["clean32_fid"], peer["clean32_n_generated"], peer["train50k_fid"]) == ("3.99", "10000", "")
     assert "arXiv:2312.01742" in peer["source"]
-    assert found["cifar10", "SDM T=8"]["train50k_fid"] == "12.95"
-    assert ("mnist", "SDM T=8") not in found
+    sdm = {name: row["train50k_fid"] for (_, name), row in found.items() if name.startswith("SDM ")}
+    assert sdm["SDM Analytic-DPM T=8"] == "12.95"
+    assert (sdm["SDM DDPM T=4"], sdm["SDM DDPM T=8"]) == ("18.57", "15.45"), "one model, several rows"
+    assert ("mnist", "SDM DDPM T=4") not in found
     assert found["cifar10", "Spiking-Diffusion as published"]["released_fid"] == "120.5"
     datasets = [row["dataset"] for row in rows("beyond")]
     assert datasets == sorted(datasets, reverse=True), "each of ours stands above its peers"
-    assert "\nclean32: 10000 generated (FSDDIM T=8, FSDDIM T=4); 5000 generated (FSVAE, ESVAE).\n" in (
+    assert "\nclean32: 10000 generated (FSDDIM T=8, FSDDIM T=4); 5000 generated (FSVAE, ESVAE, SGAD T=16).\n" in (
         Path("results/tables/beyond.md").read_text()
     )
 
 
 def test_what_is_published_is_about_known_datasets_and_protocols():
     assert set(PUBLISHED["table1"]) == {PARAMS.resolve(run).dataset_name for run in PARAMS.suites["table1"]}
-    for peer in PUBLISHED["peers"]:
-        assert set(peer["fid"]) <= set(PARAMS.datasets)
+    for models in PUBLISHED["table1"].values():
+        assert set(models) == {"fsvae", "spiking-diffusion"}
+        assert all(number > 0 for numbers in models.values() for number in numbers.values())
+    peers = PUBLISHED["peers"]
+    names = [each["model"] for each in (*peers, *PUBLISHED["not_found"])]
+    assert len(set(names)) == len(names), "a row of the table is known by its model"
+    for peer in peers:
+        assert set(peer) == {"model", "source", "protocol", "n_generated", "measured", "checked", "fid"}
+        assert peer["fid"] and set(peer["fid"]) <= set(PARAMS.datasets)
         assert peer["protocol"] in ("clean32", "train50k", "released")
+        assert isinstance(peer["n_generated"], int)
+        assert all(number > 0 for number in (peer["n_generated"], *peer["fid"].values()))
+        assert all(isinstance(peer[key], str) and peer[key] for key in ("model", "source", "measured", "checked"))
+    for each in PUBLISHED["not_found"]:
+        assert set(each) == {"model", "source", "looked_for"}
+
+
+def test_page_on_evaluation_names_every_source_of_a_number_and_every_model_without_one():
+    page = (Path(__file__).parents[2] / "docs/evaluation.md").read_text(encoding="utf-8")
+    section = page.partition("## Numbers of others")[2].partition("\n## ")[0]
+    for each in (*PUBLISHED["peers"], *PUBLISHED["not_found"]):
+        assert re.search(r"arXiv:(\d{4}\.\d{5})", each["source"])[1] in section, each["model"]
+    for each in PUBLISHED["not_found"]:
+        assert each["model"] in section
 
 
 def test_table_is_the_same_twice_and_its_settings_lie_beside():
