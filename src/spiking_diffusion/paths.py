@@ -58,6 +58,16 @@ def sampling_path(run: str) -> Path:
     return Path("work", run, "sampling.json")
 
 
+def work_path(run: str, network: str) -> Path:
+    """Checkpoints and TensorBoard logs of a training."""
+    return Path("work", run, network)
+
+
+def cost_path(work: Path) -> Path:
+    """What the training in the folder ``work`` took: no output of a stage, like ``sampling_path``."""
+    return work / "training.json"
+
+
 def metrics_path(run: str) -> Path:
     """One flat JSON of numbers."""
     return Path("results/metrics", f"{run}.json")

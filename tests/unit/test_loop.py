@@ -2,6 +2,7 @@
 
 import csv
 import pickle
+import time
 from itertools import chain
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import torch
 import yaml
 from torch import nn
 
+from spiking_diffusion import artifacts, paths
 from spiking_diffusion.artifacts import canonical_json
 from spiking_diffusion.config import check_params
 from spiking_diffusion.data.images import ImageSet
@@ -264,6 +266,53 @@ def test_malicious_checkpoint_runs_nothing(tmp_path, straight, write):
     assert not canary.exists()
 
 
+# --- processor time -------------------------------------------------------------------------------------
+
+SPIN = 0.03
+
+
+def spinning(steps=-1):
+    """Each step takes SPIN seconds of the processor more; the training is interrupted before step ``steps``."""
+
+    def at(step):
+        if step == steps:
+            raise KeyboardInterrupt
+        until = time.process_time() + SPIN
+        while time.process_time() < until:
+            pass
+
+    return at
+
+
+def seconds(work):
+    return artifacts.read_json(paths.cost_path(work))["processor_seconds"]
+
+
+@pytest.mark.parametrize(("every", "steps"), [(500, 3 * STEPS), (2, 3 * STEPS + 2)])
+def test_processor_seconds_add_up_over_an_interruption(tmp_path, monkeypatch, every, steps):
+    """Fails if a resumed training counts from its checkpoint, whole epoch or inside one."""
+    monkeypatch.setattr(loop, "SAVE_EVERY", every)
+    began = time.process_time()
+    with pytest.raises(KeyboardInterrupt):
+        train(tmp_path, spinning(steps))
+    assert not paths.cost_path(tmp_path).exists(), "of a whole training only"
+    train(tmp_path, spinning())
+    whole = seconds(tmp_path)
+    assert EPOCHS * STEPS * SPIN <= whole <= time.process_time() - began
+    train(tmp_path)  # finished: nothing is added
+    assert seconds(tmp_path) == whole
+    assert artifacts.read_json(paths.cost_path(tmp_path))["device"] == "cpu"
+
+
+def test_processor_seconds_that_an_interruption_threw_away_do_not_count(tmp_path):
+    """Two steps of three are made twice: the number is what the training takes undisturbed."""
+    with pytest.raises(KeyboardInterrupt):
+        train(tmp_path, spinning(2))
+    before = time.process_time()
+    train(tmp_path, spinning())
+    assert EPOCHS * STEPS * SPIN <= seconds(tmp_path) <= time.process_time() - before
+
+
 # --- losses that are no numbers -------------------------------------------------------------------------
 
 
@@ -447,7 +496,7 @@ def test_a_checkpoint_inside_an_epoch_goes_on_on_another_device(tmp_path, monkey
 
 
 def with_noise_of_cuda(init):
-    def changed(self, history, step=0, sums=None, noise=None):
-        init(self, history, step, sums or {}, None if noise is None else torch.zeros(16, dtype=torch.uint8))
+    def changed(self, history, step=0, sums=None, noise=None, seconds=0.0):
+        init(self, history, step, sums or {}, None if noise is None else torch.zeros(16, dtype=torch.uint8), seconds)
 
     return changed

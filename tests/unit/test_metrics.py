@@ -1,5 +1,6 @@
 """Metrics against the same numbers worked out another way, in NumPy."""
 
+import math
 from collections import Counter
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from spiking_diffusion.errors import UserError
 from spiking_diffusion.graph.jobs import Job
 from spiking_diffusion.metrics import distances, protocols
 from spiking_diffusion.metrics.classifier import load_judges
-from spiking_diffusion.metrics.reconstruction import mse, ssim_loss
+from spiking_diffusion.metrics.reconstruction import mse, released_ssim_loss, ssim_loss
 from spiking_diffusion.stages import make
 from spiking_diffusion.weights import save_weights
 
@@ -102,9 +103,51 @@ def test_ssim_of_identical_images_is_0_and_of_inverted_ones_above_1():
     assert float(ssim_loss(stripes, 1 - stripes)) > 1
 
 
+def released_ssim_by_numpy(a, b):
+    """SSIM of two images (C, H, W), a in [0, 1], as the paper's code takes it: less 0.5, zeros beyond the border."""
+    line = [math.exp(-((i - 5) ** 2) / (2 * 1.5**2)) for i in range(11)]
+    channels, height, width = a.shape
+    found = []
+    for c, row, column in np.ndindex(channels, height, width):
+        sums = np.zeros(5)  # of a, b, a a, b b, a b over the part of the window that is inside
+        for i, j in np.ndindex(11, 11):
+            y, x = row + i - 5, column + j - 5
+            if 0 <= y < height and 0 <= x < width:
+                p, q = a[c, y, x] - 0.5, b[c, y, x] - 0.5
+                sums += line[i] * line[j] / sum(line) ** 2 * np.array([p, q, p * p, q * q, p * q])
+        m, n, aa, bb, ab = sums
+        top = (2 * m * n + 0.01**2) * (2 * (ab - m * n) + 0.03**2)
+        found.append(top / ((m * m + n * n + 0.01**2) * (aa - m * m + bb - n * n + 0.03**2)))
+    return float(np.mean(found))
+
+
+def test_released_ssim_of_one_pixel_by_hand():
+    """All of its window but the middle is padding: the weight there is w, so m = w a and E[a^2] = w a^2."""
+    w = 1 / sum(math.exp(-(i**2) / 4.5) for i in range(-5, 6)) ** 2
+    a, b = -0.25, 0.75  # less 0.5; b is beyond any image's range
+    mean, spread = w * w, w - w * w
+    expected = (2 * mean * a * b + 1e-4) * (2 * spread * a * b + 9e-4)
+    expected /= (mean * (a * a + b * b) + 1e-4) * (spread * (a * a + b * b) + 9e-4)
+    found = released_ssim_loss(torch.tensor([[[[1.25]]]]), torch.tensor([[[[0.25]]]]))
+    assert found.tolist() == pytest.approx([1 - expected], rel=1e-6)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_released_ssim_agrees_with_numpy(channels):
+    """Also where the reconstruction leaves [0, 1]."""
+    a = to_unit(pictures(2, channels, 0))[..., 6:18, 4:20]
+    b = to_unit(pictures(2, channels, 1))[..., 6:18, 4:20] * 2 - 0.5
+    found = released_ssim_loss(b, a)
+    expected = [1 - released_ssim_by_numpy(x, y) for x, y in zip(a.double().numpy(), b.double().numpy(), strict=True)]
+    assert found.shape == (2,) and found.numpy() == pytest.approx(expected, rel=1e-6)
+    assert not torch.allclose(found, released_ssim_loss(b.clamp(0, 1), a), rtol=0.01), "nothing is clamped"
+    assert not torch.allclose(found.float(), ssim_loss(b, a), rtol=0.1)
+    assert released_ssim_loss(a, a).numpy() == pytest.approx(0, abs=1e-9)
+
+
 def test_each_image_is_measured_alone():
     a, b = to_unit(pictures(6, seed=0)), to_unit(pictures(6, seed=1))
-    for metric in (mse, ssim_loss):
+    for metric in (mse, ssim_loss, released_ssim_loss):
         alone = torch.cat([metric(x[None], y[None]) for x, y in zip(a, b, strict=True)])
         assert torch.allclose(metric(a, b), alone, atol=1e-6)
 

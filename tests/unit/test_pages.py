@@ -81,3 +81,48 @@ def test_times_are_of_the_suite_alone(params):
         ("figure", "ablation-k-ablation"),
         ("table", "ablation-k"),
     ]
+
+
+def trained(params, run, network, seconds):
+    """As the stage leaves it, but for the network."""
+    job = Job(params, network, run)
+    for path in job.outputs:
+        artifacts.write_text(path, "")
+    job.__dict__["inputs"] = ()  # none is here
+    job.seal()
+    artifacts.write_json(
+        paths.cost_path(paths.work_path(run, network)), {"device": "cpu", "processor_seconds": seconds}
+    )
+
+
+def test_the_table_page_has_processor_seconds_of_trainings_that_ran_here(params):
+    artifacts.write_text(
+        paths.table_path("quick"),
+        "dataset,model,run,mse,images_seen\ndigits,fsvae,digits-fsvae,0.1,50280\n"
+        "digits,spiking-diffusion,digits,0.1,100560\ndigits,Somebody's,,0.1,\n",
+    )
+    page = make_page(params, "quick", "table").read_text()
+    assert "<th>images_seen</th><td>50280</td><td>100560</td>" in page and "processor seconds" not in page
+    trained(params, "digits-fsvae", "fsvae", 12.5)
+    trained(params, "digits", "vqsvae", 200.0)
+    row = "<th>processor seconds of training, here</th>"
+    assert f"{row}<td>12.5 (cpu)</td><td></td><td></td>" in make_page(params, "quick", "table").read_text(), (
+        "no sum of some networks"
+    )
+    trained(params, "digits", "sdid", 1034.25)
+    cells = f"{row}<td>12.5 (cpu)</td><td>1234.2: vqsvae 200.0 (cpu), sdid 1034.2 (cpu)</td><td></td>"
+    assert cells in make_page(params, "quick", "table").read_text()
+    path = paths.settings_path(paths.model_path("digits-fsvae", "fsvae"))
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"seed": 1}))  # as DVC brings another's
+    assert f"{row}<td></td>" in make_page(params, "quick", "table").read_text()
+
+
+def test_the_table_page_says_which_peers_have_no_counterpart(params):
+    artifacts.write_text(
+        paths.table_path("beyond"),
+        "dataset,model,run,clean32_fid,clean32_n_generated,train50k_fid,train50k_n_generated\n"
+        "mnist,spiking-diffusion,mnist,5,10000,,\nmnist,A,,4,10000,,\nmnist,B,,,,3,50000\n",
+    )
+    page = make_page(params, "beyond", "table").read_text()
+    assert "<li>train50k of 50000 images: no run on mnist has this number, so none compares with B.</li>" in page
+    assert page.count("so none compares with") == 1

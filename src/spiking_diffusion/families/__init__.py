@@ -62,8 +62,16 @@ class Model(ABC):
         """Codes -> images."""
 
     @abstractmethod
+    def unclamped(self, images: Tensor, noise: torch.Generator | None = None) -> Tensor:
+        """Images -> what the decoder makes of their codes, in (-0.5, 1.5) where 0 is black and 1 is white.
+
+        ``noise`` is for families that encode at random.
+        """
+
+    @torch.no_grad()
     def reconstruct(self, images: Tensor, noise: torch.Generator | None = None) -> Tensor:
-        """Images -> what comes back of them; ``noise`` is for families that encode at random."""
+        """Images -> what comes back of them; ``noise`` as in ``unclamped``."""
+        return self.unclamped(images, noise).clamp(0, 1)
 
     @abstractmethod
     def numbers(self, params: Params) -> dict[str, Any]:

@@ -38,8 +38,9 @@ class FSVAEModel(Model):
         """Latent spikes (T, B, c) -> images (B, C, H, W) in [0, 1]."""
         return self.fsvae.decode(codes.to(self.device)).clamp(0, 1)
 
-    def reconstruct(self, images: Tensor, noise: torch.Generator | None = None) -> Tensor:
-        return self.decode(self.encode(images, noise))
+    @torch.no_grad()
+    def unclamped(self, images: Tensor, noise: torch.Generator | None = None) -> Tensor:
+        return self.fsvae.decode(self.encode(images, noise))
 
     def numbers(self, params: Params) -> dict[str, Any]:
         return {}

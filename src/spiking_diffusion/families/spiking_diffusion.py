@@ -64,8 +64,9 @@ class SpikingDiffusion(Model):
         """Tokens (B, h, w) in [0, K] -> images (B, C, H, W) in [0, 1]; a masked token, K, sends no current."""
         return self.vqsvae.decode(codes.to(self.device))
 
-    def reconstruct(self, images: Tensor, noise: torch.Generator | None = None) -> Tensor:
-        return self.decode(self.encode(images))
+    @torch.no_grad()
+    def unclamped(self, images: Tensor, noise: torch.Generator | None = None) -> Tensor:
+        return self.vqsvae.unclamped(self.encode(images))
 
     def numbers(self, params: Params) -> dict[str, Any]:
         recipe, tokens = self.config.recipe, tokens_of(params, self.config)

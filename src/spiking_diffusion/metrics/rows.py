@@ -7,8 +7,17 @@ from typing import Any
 from spiking_diffusion import artifacts, paths
 
 REQUIRED = ("dataset", "model", "run", "mse", "ssim")
-COUNTS = ("seed", "n_generated", "n_real", "n_reconstructed", "n_perfect_prior", "n_train_test", "kid_subset_size")
-"""Numbers that are settings of a measurement, not its result. A protocol's have its name before them."""
+COUNTS = (
+    "seed",
+    "images_seen",
+    "n_generated",
+    "n_real",
+    "n_reconstructed",
+    "n_perfect_prior",
+    "n_train_test",
+    "kid_subset_size",
+)
+"""Numbers that are settings, not results. Those of a protocol or of a network have its name before them."""
 
 
 def write_row(run: str, row: dict[str, Any]) -> None:

@@ -7,6 +7,7 @@ They are made at report time, below ``work/``: they tell of this machine and of 
 from __future__ import annotations
 
 import base64
+import contextlib
 import json
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
@@ -22,6 +23,7 @@ from spiking_diffusion.graph.jobs import jobs
 from spiking_diffusion.graph.maker import MADE, made_by, time
 from spiking_diffusion.graph.suites import FIGURES, leaves
 from spiking_diffusion.paths import figure_path, page_path, table_path
+from spiking_diffusion.reporting.tables import without_counterpart
 
 STYLE = """
 body { font: 14px/1.45 system-ui, sans-serif; color: #1c2733; margin: 2rem; }
@@ -77,9 +79,13 @@ def _table(params: Params, suite: str) -> tuple[str, str]:
         if not column.endswith(("_std", "_deviation", "_reason", "_settings"))
         and column not in ("dataset", "model", "run")
     ]
-    rows += [["seconds per sample, here", *(_seconds_per_sample(row["run"]) for row in table.to_dict("records"))]]
+    runs = [row["run"] for row in table.to_dict("records")]
+    rows += [["seconds per sample, here", *map(_seconds_per_sample, runs)]]
+    rows += [["processor seconds of training, here", *(_training_seconds(params, run) for run in runs)]]
     titles = [" · ".join(filter(None, [row["dataset"], row["model"], row["run"]])) for row in table.to_dict("records")]
-    notes = _notes(table, "_reason", "Cells that are empty") + _notes(table, "_settings", "Protocols")
+    alone = without_counterpart(table.to_dict("records"))
+    notes = _list("Numbers without a counterpart", alone) + _notes(table, "_reason", "Cells that are empty")
+    notes += _notes(table, "_settings", "Protocols")
     return f"Table of {suite}", _html_table(["", *titles], [row for row in rows if any(row[1:])]) + notes
 
 
@@ -87,8 +93,12 @@ def _notes(table: pd.DataFrame, suffix: str, title: str) -> str:
     """What the columns that end in ``suffix`` say, each thing once."""
     columns = [column for column in table.columns if column.endswith(suffix)]
     said = {f"{column.removesuffix(suffix)}: {text}" for column in columns for text in table[column] if text}
-    lines = "".join(f"<li>{escape(line)}</li>" for line in sorted(said))
-    return f"<h2>{title}</h2><ul>{lines}</ul>" if said else ""
+    return _list(title, sorted(said))
+
+
+def _list(title: str, lines: Sequence[str]) -> str:
+    items = "".join(f"<li>{escape(line)}</li>" for line in lines)
+    return f"<h2>{title}</h2><ul>{items}</ul>" if lines else ""
 
 
 def _seconds_per_sample(run: str) -> str:
@@ -100,6 +110,23 @@ def _seconds_per_sample(run: str) -> str:
         return f"{noted['seconds'] / noted['images']:.3g} ({noted['device']})"
     except (UserError, LookupError, TypeError):
         return ""
+
+
+def _training_seconds(params: Params, run: str) -> str:
+    """Of all networks of a run, if all were trained here, and on what; the first seed's where a row has several."""
+    networks = params.family_of(run).networks if run else {}
+    noted = {}
+    for network in networks:
+        if made_by(paths.settings_path(paths.model_path(run, network))) is not None:
+            with contextlib.suppress(UserError, LookupError, TypeError):
+                found = artifacts.read_json(paths.cost_path(paths.work_path(run, network)))
+                noted[network] = float(found["processor_seconds"]), found["device"]
+    if not networks or noted.keys() != networks.keys():
+        return ""
+    if len(noted) == 1:
+        return "".join(f"{seconds:.1f} ({device})" for seconds, device in noted.values())
+    each = ", ".join(f"{network} {seconds:.1f} ({device})" for network, (seconds, device) in noted.items())
+    return f"{sum(seconds for seconds, _ in noted.values()):.1f}: {each}"
 
 
 def _cell(value: str, deviation: str) -> str:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import csv
 import io
 import statistics
-from collections.abc import Iterable
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, get_args
 
-from spiking_diffusion.config import Params, Protocol, read_yaml
+from spiking_diffusion.config import FAMILIES, Params, Protocol, read_yaml
 from spiking_diffusion.graph.suites import Row, rows_of
 from spiking_diffusion.metrics.rows import read_row
 
@@ -19,12 +20,17 @@ FIRST = ("dataset", "model", "run", "seeds")
 MEASURES = ("kid", "fid", "perfect_prior_fid", "train_test_fid", "reconstruction_fid", "precision", "recall")
 COUNTS = ("n_generated", "n_real", "n_reconstructed", "n_perfect_prior", "n_train_test", "kid_subset_size")
 READ = ("legible", "test_legible", "class_balance")
+BUDGET = "images_seen"
 LAST = (
     *("bits_per_token", "perplexity", "nearest_train_mean", "test_nearest_train_mean"),
-    *("sampler", "steps", "temperature", "network_calls", "source"),
+    *("sampler", "steps", "temperature", "network_calls"),
+    *(f"{network}_{BUDGET}" for family in FAMILIES.values() for network in family.networks),
+    *(BUDGET, "source"),
 )
 SPREAD = "±: standard deviation over seeds; in a row of one seed, over the networks that judge."
-LIKE_TABLE_1 = {"mse": "mse", "ssim": "ssim", "released_kid": "kid", "released_fid": "fid"}
+ERRORS = ("released_mse", "released_ssim")
+"""Errors of reconstructions by the released code's rules. Every run has them, whatever its protocols are."""
+LIKE_TABLE_1 = {"released_mse": "mse", "released_ssim": "ssim", "released_kid": "kid", "released_fid": "fid"}
 """Columns of ours that stand on the scale of a column in the paper's Table 1."""
 
 Cells = dict[str, Any]
@@ -63,7 +69,7 @@ def _merge(row: Row, metrics: list[Cells]) -> Cells:
             cells[key] = "; ".join(f"{run}: {why}" for run, why in zip(row.runs, values, strict=True) if why)
         else:  # without all of its seeds a mean would be another's
             cells[key] = statistics.fmean(numbers) if len(numbers) == len(values) else None
-        if len(numbers) == len(values) > 1 and key not in row.settings and not key.endswith("_deviation"):
+        if len(numbers) == len(values) > 1 and key not in row.settings and not key.endswith(("_deviation", BUDGET)):
             cells[f"{key}_std"] = statistics.stdev(numbers)
     return cells
 
@@ -99,7 +105,7 @@ def _columns(table: list[Cells], settings: list[str]) -> list[str]:
     measured = [f"{protocol}_{key}" for protocol in PROTOCOLS for key in (*MEASURES, *COUNTS)]
     shown = [p for p in PROTOCOLS if any(f"{p}_{key}" in found for key in MEASURES)]
     reasons = [f"{protocol}_reason" for protocol in PROTOCOLS]
-    main = [*FIRST, *settings, "mse", "ssim", *READ, *measured, *LAST[:-1]]
+    main = [*FIRST, *settings, "mse", "ssim", *ERRORS, *READ, *measured, *LAST[:-1]]
     beside = ("std", "deviation", "paper", "difference")
     derived = {f"{key}_{suffix}" for key in found for suffix in beside}
     order = [*main, *sorted(found - {*main, *reasons, "source"} - derived), *(f"{p}_reason" for p in shown), "source"]
@@ -162,12 +168,15 @@ def _for_people(
 ) -> tuple[list[str], list[list[str]], list[str]]:
     """Header, cells and notes. An empty cell of a protocol holds the number of the note that says why.
 
-    Of a protocol without any number, the column of its FID stands for all.
+    Of a protocol without any number, the column of its FID stands for all. Errors by the released code's rules are
+    shown with those of the paper only.
     """
     known = {column for column in columns if any(cells.get(column) is not None for cells in table)}
 
     def shown(column: str) -> bool:
         base = column.removesuffix("_paper").removesuffix("_difference")
+        if base in ERRORS:
+            return f"{base}_paper" in known
         protocol, _, key = base.partition("_")
         if protocol in PROTOCOLS:
             return key in measures and (column in known or key == "fid" or f"{base}_paper" in known)
@@ -187,7 +196,7 @@ def _for_people(
             if text and spread is not None:
                 text += f" ± {_text(spread, 2)}"
             why = cells.get(f"{column.partition('_')[0]}_reason")
-            if why and not text and not column.endswith("_difference"):
+            if why and not column.startswith(ERRORS) and not text and not column.endswith("_difference"):
                 reason = f"{column.partition('_')[0]}: {why}"
                 text = f"[{reasons.setdefault(reason, len(reasons) + 1)}]"
             line.append(text)
@@ -198,7 +207,34 @@ def _for_people(
     empty = "Empty cells: the model has no such number, its source gives none, or one of the two compared is missing."
     blank = [empty] if any("" in line for line in body) else []
     over = [SPREAD] if any("±" in cell for line in body for cell in line) else []
-    return header, body, [*_numbers_of_images(table), *over, *notes, *asked, *blank]
+    return header, body, [*_numbers_of_images(table), *without_counterpart(table), *over, *notes, *asked, *blank]
+
+
+def without_counterpart(table: Sequence[Mapping[Any, Any]]) -> list[str]:
+    """A note on published numbers that no run on their dataset has by the same protocol of as many images.
+
+    ``table`` can also be the rows of a CSV file.
+    """
+    ours = {
+        (row["dataset"], protocol, str(row.get(f"{protocol}_n_generated")))
+        for row in table
+        for protocol in PROTOCOLS
+        if row.get("run") and row.get(f"{protocol}_fid") not in (None, "")
+    }
+    alone: dict[tuple[str, str], dict[str, list[str]]] = defaultdict(lambda: defaultdict(list))
+    for protocol in PROTOCOLS:
+        for row in table:
+            n = str(row.get(f"{protocol}_n_generated"))
+            published = not row.get("run") and row.get(f"{protocol}_fid") not in (None, "")
+            if published and (row["dataset"], protocol, n) not in ours:
+                alone[protocol, n][row["dataset"]].append(row["model"])
+    notes = []
+    for (protocol, n), models in alone.items():
+        for names in dict.fromkeys(map(tuple, models.values())):
+            datasets = ", ".join(dataset for dataset, found in models.items() if tuple(found) == names)
+            text = f"{protocol} of {n} images: no run on {datasets} has this number, so none compares with"
+            notes.append(f"{text} {', '.join(names)}.")
+    return notes
 
 
 def _numbers_of_images(table: list[Cells]) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ import torch
 from torch import Tensor
 
 from spiking_diffusion import artifacts, paths
+from spiking_diffusion.config import RunSettings
 from spiking_diffusion.data.images import load_images, to_uint8, to_unit
 from spiking_diffusion.devices import batches
 from spiking_diffusion.errors import UserError
@@ -21,7 +23,7 @@ from spiking_diffusion.metrics.distances import nearest, nearest_in_pixels
 from spiking_diffusion.metrics.features import ClassifierFeatures, Features
 from spiking_diffusion.metrics.protocols import Images, measure
 from spiking_diffusion.metrics.reading import Reader, class_balance, legible
-from spiking_diffusion.metrics.reconstruction import mse, ssim_loss
+from spiking_diffusion.metrics.reconstruction import mse, released_ssim_loss, ssim_loss
 from spiking_diffusion.metrics.rows import write_row
 from spiking_diffusion.randomness import generator
 
@@ -41,7 +43,7 @@ def run(job: Job, device: torch.device) -> dict[str, Any]:
     images, test = torch.from_numpy(samples["images"]), data.images["test"]
     model = load(run, device)
     own = model.numbers(job.params)
-    reconstructed, mean_mse, mean_ssim = _reconstruct(model, test, settings.batch_size)
+    reconstructed, errors = _reconstruct(model, test, settings.batch_size)
     # in an order by chance: protocols take the first ones, and training images can be in the order of their classes
     chosen = torch.randperm(len(data.images["train"]), generator=generator("cpu", run.recipe.seed, "perfect"))
     perfect = torch.cat(
@@ -58,8 +60,8 @@ def run(job: Job, device: torch.device) -> dict[str, Any]:
         "run": run.name,
         "recipe": run.recipe_name,
         "seed": run.recipe.seed,
-        "mse": mean_mse,
-        "ssim": mean_ssim,
+        **errors,
+        **images_seen(run, len(data.images["train"])),
         **measured,
         **reading(sets, data.labels["train"], classifier, settings.batch_size, device),
         **copying(images, test, data.images["train"], classifier, settings.batch_size, run.recipe.seed, device),
@@ -75,6 +77,13 @@ def run(job: Job, device: torch.device) -> dict[str, Any]:
     artifacts.write_npz(paths.reconstructions_path(run.name), {"images": reconstructed.numpy()})
     write_row(run.name, row)
     return {"inception": hashes}
+
+
+def images_seen(run: RunSettings, images: int) -> dict[str, int]:
+    """How many training images all networks of a run saw, in epochs of ``images``; of several, also each network."""
+    each = {network: getattr(run.recipe, network).train.epochs * images for network in run.family.networks}
+    apart = {f"{network}_images_seen": seen for network, seen in each.items()} if len(each) > 1 else {}
+    return {**apart, "images_seen": sum(each.values())}
 
 
 def reading(
@@ -117,19 +126,26 @@ def copying(
     return found
 
 
-def _reconstruct(model: Model, images: Tensor, batch_size: int) -> tuple[Tensor, float, float]:
-    """Reconstructions (uint8) of images (N, C, H, W) uint8, and their mean MSE and 1 - SSIM."""
-    kept, errors, losses = [], [], []
-    for real, again in _rebuilt(model, images, batch_size):
+def _reconstruct(model: Model, images: Tensor, batch_size: int) -> tuple[Tensor, dict[str, float]]:
+    """Reconstructions (uint8) of images (N, C, H, W) uint8, and their mean errors by both sets of rules."""
+    kept: list[Tensor] = []
+    errors: dict[str, list[Tensor]] = defaultdict(list)
+    for real, raw in _rebuilt(model, images, batch_size):
+        again = raw.clamp(0, 1)
         kept.append(to_uint8(again).cpu())
-        errors.append(mse(again, real).double().cpu())
-        losses.append(ssim_loss(again, real).double().cpu())
-    return torch.cat(kept), float(torch.cat(errors).mean()), float(torch.cat(losses).mean())
+        for key, error in {
+            "mse": mse(again, real),
+            "ssim": ssim_loss(again, real),
+            "released_mse": mse(raw, real),
+            "released_ssim": released_ssim_loss(raw, real),
+        }.items():
+            errors[key].append(error.double().cpu())
+    return torch.cat(kept), {key: float(torch.cat(parts).mean()) for key, parts in errors.items()}
 
 
 def _rebuilt(model: Model, images: Tensor, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
-    """Images (N, C, H, W) uint8 as floats, batch by batch, with their reconstructions."""
+    """Images (N, C, H, W) uint8 as floats, batch by batch, with their reconstructions, which are not clamped."""
     noise = generator(model.device, model.config.recipe.seed, "evaluate", "posterior")
     for part in batches(images, batch_size, model.device):
         real = to_unit(part)
-        yield real, model.reconstruct(real, noise)
+        yield real, model.unclamped(real, noise)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
 
 import torch
 
@@ -22,6 +21,6 @@ def train(
     seed_initialisation(seed, job.stage)
     task = make_task()
     task.module.to(device)
-    history = fit(task, settings, seed, identity, Path("work", job.name, job.stage), device)
+    history = fit(task, settings, seed, identity, paths.work_path(job.name, job.stage), device)
     save_history(paths.history_path(job.out), history)
     save_weights(job.out, task.module, made_from)

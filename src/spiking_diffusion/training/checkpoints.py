@@ -21,12 +21,16 @@ History = list[dict[str, float]]
 
 @dataclass
 class Done:
-    """How far a training is: the rows of its whole epochs; of the epoch under way its steps, sums and noise."""
+    """How far a training is: the rows of its whole epochs; of the epoch under way its steps, sums and noise.
+
+    ``seconds`` is the processor time that all this took.
+    """
 
     history: History
     step: int = 0
     sums: dict[str, Tensor] = field(default_factory=dict)
     noise: Tensor | None = None
+    seconds: float = 0.0
 
 
 class Checkpoints:

@@ -6,6 +6,7 @@ import csv
 import io
 import logging
 import math
+import time
 from collections import defaultdict
 from pathlib import Path
 from typing import Any, Protocol
@@ -15,7 +16,7 @@ from torch import Tensor, nn
 from torch.backends.cpu import get_cpu_capability
 from tqdm import tqdm
 
-from spiking_diffusion import artifacts, config
+from spiking_diffusion import artifacts, config, paths
 from spiking_diffusion.errors import UserError
 from spiking_diffusion.randomness import generator
 from spiking_diffusion.snn import set_precision
@@ -63,6 +64,9 @@ def fit(
     if the batch is larger than the data, if no checkpoint is undamaged, and if loss or gradient are not finite:
     before the update on the CPU, within CHECK_EVERY steps and before the checkpoint on a GPU, where looking at each
     step would keep it waiting.
+
+    ``training.json`` in ``work`` then has the processor seconds that this took, of all threads and over all
+    interruptions. Steps that an interruption threw away do not count.
     """
     from torch.utils.tensorboard import SummaryWriter  # slow to import, and stages that only load models come by here
 
@@ -86,7 +90,7 @@ def fit(
     )
     checkpoints = Checkpoints(work, artifacts.canonical_json(identity), task.module, optimiser)
     done = checkpoints.resume(name, device)
-    history = done.history
+    history, began = done.history, time.process_time() - done.seconds
     if history or done.step:
         log.info("%s: going on after epoch %d, step %d of the next", name, len(history), done.step)
     good = f"{history[-1]['loss']:.4g} after epoch {len(history)}" if history else "none yet"
@@ -122,16 +126,20 @@ def fit(
                 good = f"{terms['loss'].item():.4g} at {where}"
             optimiser.step()
             if (step + 1) % SAVE_EVERY == 0 and step + 1 < len(parts):
-                checkpoints.save(Done(history, step + 1, dict(sums), noise.get_state()))
+                spent = time.process_time() - began
+                checkpoints.save(Done(history, step + 1, dict(sums), noise.get_state(), spent))
         task.module.eval()
         with torch.no_grad():
             row = {"epoch": epoch, **{k: float(v) / task.size for k, v in sums.items()}, **task.validate()}
         history.append(row)
+        done.seconds = time.process_time() - began
         checkpoints.save(done)
         for key, number in row.items():
             board.add_scalar(key, number, epoch)
         log.info("%s: %s", name, ", ".join(f"{k} {v:.4g}" for k, v in row.items()))
     board.close()
+    artifacts.clear_leftovers(paths.cost_path(work))
+    artifacts.write_json(paths.cost_path(work), {"device": device.type, "processor_seconds": done.seconds})
     task.module.eval()
     return history
 

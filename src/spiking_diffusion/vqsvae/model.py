@@ -87,9 +87,13 @@ class VQSVAE(nn.Module):
 
         Where a token is K, the mask, no current flows.
         """
+        return self.unclamped(tokens, generator).clamp(0, 1)
+
+    def unclamped(self, tokens: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        """What ``decode`` clamps: images (B, C_in, H, W) in (-0.5, 1.5)."""
         known = tokens < self.settings.codebook.size
         z_q = self.codebook(tokens.where(known, 0)) * known[:, None]
-        return self.decoder(self.generate_spikes(z_q, generator)).clamp(0, 1)
+        return self.decoder(self.generate_spikes(z_q, generator))
 
     def forward(self, images: Tensor, generator: torch.Generator | None = None) -> VQSVAEOutput:
         """Encode, quantise and decode images (B, C_in, H, W), with gradients as ``straight_through`` says.
