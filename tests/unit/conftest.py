@@ -62,6 +62,7 @@ def vqsvae_settings(train_settings, codebook_settings):
         "tau_syn": 2.0,
         "k": "learned",
         "k_init": 0.5,
+        "k_gradient": "straight-through",
         "coding": "asg",
         "beta": 0.25,
     }

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from spiking_diffusion.snn import set_precision, use_kernels
+from spiking_diffusion.snn import psp, set_precision, sfr, use_kernels
 from spiking_diffusion.vqsvae import VQSVAE, VQSVAEOutput, vqsvae_loss
 
 PARTS = ["encoder", "k", "codebook", "asg", "decoder"]
@@ -170,6 +170,10 @@ def reached(model, loss):
         ("spikes", "asg", {"asg", "codebook"}),
         ("spikes", "asg_commitment", {"encoder"}),
         ("spikes", "loss", set(PARTS)),
+        ("spikes and k", "reconstruction", {"encoder", "k", "decoder"}),
+        ("spikes and k", "commitment", {"encoder", "k"}),
+        ("spikes and k", "asg", {"asg", "codebook"}),
+        ("spikes and k", "loss", set(PARTS)),
         ("embedding", "reconstruction", {"encoder", "k", "asg", "decoder"}),
         ("embedding", "codebook", {"codebook"}),
         ("embedding", "commitment", {"encoder", "k"}),
@@ -178,8 +182,9 @@ def reached(model, loss):
     ],
 )
 def test_where_each_term_has_a_gradient(make, images, straight_through, term, expected):
-    """Eq. 9's stop-gradients, and the two straight-through estimators."""
-    model = make(straight_through=straight_through)
+    """Eq. 9's stop-gradients, the two straight-through estimators, and the decoder's gradient for k alone."""
+    estimator, _, and_k = straight_through.partition(" and ")
+    model = make(straight_through=estimator, k_gradient="reconstruction" if and_k else "straight-through")
     terms = vqsvae_loss(model(images), images, 0.1, model.settings)
     assert reached(model, terms[term]) == expected
 
@@ -193,6 +198,56 @@ def test_spikes_straight_through_hands_the_decoders_gradient_to_the_encoder(make
     (expected,) = torch.autograd.grad((model.decoder(leaf) * upstream).sum(), leaf)
     assert not torch.equal(out.encoder_spikes, out.asg_spikes)
     torch.testing.assert_close(grad, expected)
+
+
+@pytest.mark.parametrize("k_range", ["free", "unit"])
+@pytest.mark.parametrize("coding", ["asg", "poisson"])
+@pytest.mark.parametrize("kernels", [False, True])
+def test_k_gradient_hands_the_gradient_at_the_embedding_to_k(make, images, k_range, coding, kernels, rng):
+    """dL/dtheta = sum(dL/dz^Q (SFR - PSP)) dk/dtheta, with the generator's and the decoder's dL/dz^Q; 0 without it."""
+    model = make(k_gradient="reconstruction", k_range=k_range, coding=coding)
+    model, images = (model.float(), images.float()) if kernels else (model.double(), images.double())
+    use_kernels(model, kernels)
+    model.k_parameter.data.fill_(0.3)
+    out, upstream = model(images, rng()), torch.randn_like(images)
+    (grad,) = torch.autograd.grad((out.images * upstream).sum(), model.k_parameter)
+
+    leaf, spikes = out.z_q.detach().requires_grad_(), out.encoder_spikes.detach()
+    (of_embedding,) = torch.autograd.grad((model.decoder(model.generate_spikes(leaf, rng())) * upstream).sum(), leaf)
+    slope = torch.sigmoid(torch.tensor(0.3)) * torch.sigmoid(torch.tensor(-0.3)) if k_range == "unit" else 1
+    expected = (of_embedding * (sfr(spikes) - psp(spikes, 2.0)[-1])).sum() * slope
+    assert abs(expected) > 1e-3
+    torch.testing.assert_close(grad, expected.to(grad), rtol=1e-4, atol=1e-5)
+
+    plain = make(k_gradient="straight-through", k_range=k_range, coding=coding)
+    out = plain(images.float(), rng())
+    assert torch.autograd.grad(out.images.sum(), plain.k_parameter, allow_unused=True) == (None,)
+
+
+@pytest.mark.parametrize("coding", ["asg", "poisson"])
+@pytest.mark.parametrize("straight_through", ["spikes", "embedding"])
+def test_k_gradient_changes_nothing_but_the_gradient_of_k(make, images, straight_through, coding, rng):
+    """Nor does it with straight_through: embedding, where the decoder's gradient comes by k anyway."""
+    changes = {"straight_through": straight_through, "coding": coding}
+    plain, images = make(k_gradient="straight-through", **changes).float(), images.float()
+    other = make(k_gradient="reconstruction", **changes).float()
+    other.load_state_dict(plain.state_dict())
+    seen = []
+    for model in (plain, other):
+        noise = rng()
+        out = model(images, noise)
+        vqsvae_loss(out, images, 0.1, model.settings)["loss"].backward()
+        seen.append([*out, noise.get_state(), *model.state_dict().values()])
+    assert all(torch.equal(a, b) for a, b in zip(*seen, strict=True))
+    for (name, p), q in zip(plain.named_parameters(), other.parameters(), strict=True):
+        same = torch.equal(p.grad, q.grad)
+        assert same == (name != "k_parameter" or straight_through == "embedding"), name
+
+
+def test_a_fixed_k_has_no_gradient_to_get(make, images):
+    model = make(k=0.5, k_gradient="reconstruction")
+    model(images).images.sum().backward()
+    assert not model.k_parameter.requires_grad
 
 
 def test_embedding_straight_through_hands_the_generators_gradient_to_the_readout(make, images):

@@ -58,13 +58,14 @@ def bench(
     chosen = params.recipes[recipe]
     if (
         chosen.vqsvae.straight_through != "spikes"
+        or chosen.vqsvae.k_gradient != "straight-through"
         or chosen.vqsvae.coding != "asg"
         or chosen.sdid.input != "embedding"
         or chosen.fsvae.architecture != "shared"
     ):
         raise UserError(
-            f"recipe {recipe!r} has no plain counterpart: bench one with straight_through: spikes, coding: asg, "
-            "input: embedding and architecture: shared"
+            f"recipe {recipe!r} has no plain counterpart: bench one with straight_through: spikes, "
+            "k_gradient: straight-through, coding: asg, input: embedding and architecture: shared"
         )
     place = pick_device(device)
     run = params.resolve(next(iter(params.runs))).model_copy(update={"recipe": chosen})

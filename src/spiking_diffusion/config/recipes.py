@@ -68,7 +68,9 @@ class VQSVAE(Section):
     A learned k stays in (0, 1), where SFR and PSP share the weight, with ``k_range: unit``; ``free`` lets it go
     anywhere. ``readout`` is what stands beside SFR in Eq. 6: PSP, or the sum of ``output_decay^(T-1-t)`` spikes, which
     the released code uses. ``coding`` makes z^Q a spike train again: the adaptive spike generator, or Poisson coding.
-    ``straight_through`` says where the decoder's gradient enters the encoder.
+    ``straight_through`` says where the decoder's gradient enters the encoder. ``k_gradient`` says how it reaches a
+    learned k: ``straight-through`` along with the encoder's, which is not at all with ``straight_through: spikes``;
+    ``reconstruction`` through the generator and z^E, for k alone. With ``embedding`` both are the same.
     """
 
     T: Count
@@ -79,6 +81,7 @@ class VQSVAE(Section):
     k: Literal["learned"] | Unit
     k_init: Annotated[float, Field(gt=0, lt=1)]
     k_range: Literal["free", "unit"]
+    k_gradient: Literal["straight-through", "reconstruction"]
     codebook: Codebook
     coding: Literal["asg", "poisson"]
     beta: Annotated[float, Field(ge=0, allow_inf_nan=False)]

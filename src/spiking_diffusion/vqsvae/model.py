@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.func import functional_call
 
 from spiking_diffusion import config
 from spiking_diffusion.randomness import generator as make_generator
@@ -99,7 +100,8 @@ class VQSVAE(nn.Module):
         """Encode, quantise and decode images (B, C_in, H, W), with gradients as ``straight_through`` says.
 
         ``spikes`` (the paper): the decoder's gradient skips from z^Q_1:T to z^E_1:T, and the generator learns from
-        the PSP distance alone. ``embedding``: it passes through the generator and skips from z^Q to z^E.
+        the PSP distance alone. ``embedding``: it passes through the generator and skips from z^Q to z^E. With
+        ``spikes`` it does not reach k, unless ``k_gradient`` is ``reconstruction``.
         """
         encoder_spikes = self.encoder(images)
         z_e = self.readout(encoder_spikes)
@@ -108,6 +110,24 @@ class VQSVAE(nn.Module):
         if self.settings.straight_through == "spikes":
             asg_spikes = self.generate_spikes(z_q, generator)
             into_decoder = encoder_spikes + (asg_spikes - encoder_spikes).detach()
+            if self.settings.k_gradient == "reconstruction" and z_e.requires_grad:
+                into_decoder = into_decoder + self._way_to_k(encoder_spikes, z_q)
         else:
             asg_spikes = into_decoder = self.generate_spikes(z_e + (z_q - z_e).detach(), generator)
         return VQSVAEOutput(self.decoder(into_decoder), encoder_spikes, asg_spikes, z_e, z_q, tokens)
+
+    def _way_to_k(self, encoder_spikes: Tensor, z_q: Tensor) -> Tensor:
+        """Zeros, shaped like the spikes, through which the decoder's gradient reaches k and nothing else.
+
+        It passes through the generator, whose weights are constants here, and skips from z^Q to z^E of constant encoder
+        spikes. So dL/dk is the sum over dL/dz^Q (SFR - PSP).
+        """
+        z_e = self.readout(encoder_spikes.detach())
+        features = z_q.detach() + (z_e - z_e.detach())
+        if self.settings.coding == "asg":
+            # copies, because running statistics must not move twice
+            constants = {name: tensor.clone() for name, tensor in self.asg.state_dict().items()}
+            spikes = functional_call(self.asg, constants, (features,), {"steps": self.settings.T})
+        else:
+            spikes = self.generate_spikes(features)  # the gradient does not depend on the draws
+        return spikes - spikes.detach()
