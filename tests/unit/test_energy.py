@@ -4,14 +4,21 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from spikingjelly.activation_based.op_counter import (
+    DispatchCounterMode,
+    LemaireEnergyProfiler,
+    SynOpCounter,
+)
 from torch import nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from spiking_diffusion import artifacts, paths
+from spiking_diffusion.benchmark.plain import PlainDecoder, PlainEncoder, PlainSDID, plain_layer
 from spiking_diffusion.diffusion import SDID
 from spiking_diffusion.families import load
 from spiking_diffusion.graph.jobs import Job
 from spiking_diffusion.metrics.energy import Counter, connections, fan_out, totals
-from spiking_diffusion.snn import SpikingDecoder, layers
+from spiking_diffusion.snn import SpikingDecoder, SpikingEncoder, layers
 from spiking_diffusion.stages import make
 
 CPU = torch.device("cpu")
@@ -61,19 +68,35 @@ def test_two_layers_by_hand(neuron, channels, rate):
     assert second["mj"] == pytest.approx(rate * 648 * 0.9e-9)
     assert (table["calls"] == 1).all()
 
+    # strictly: 288 MACs at each of 3 steps, and of each neuron and step a MAC, a bias, and an accumulate if it spikes;
+    # as an ANN, a bias of each neuron
+    assert first["strict_macs"] == 3 * 288 + 96
+    assert first["strict_accumulates"] == 96 + rate * 96
+    assert second["strict_macs"] == 36
+    assert second["strict_accumulates"] == rate * 648 + 36 + 12
+    assert first["strict_mj"] == pytest.approx((960 * 4.6 + (1 + rate) * 96 * 0.9) * 1e-9)
+    assert first["strict_ann_mj"] == pytest.approx((288 * 4.6 + 32 * 0.9) * 1e-9)
+    assert second["strict_ann_mj"] == pytest.approx((216 * 4.6 + 12 * 0.9) * 1e-9)
+
     sums = totals(counter.table())
+    assert sums["strict_macs"] == 960 + 36
+    assert sums["strict_mj"] == pytest.approx(first["strict_mj"] + second["strict_mj"])
+    assert sums["strict_ann_ratio"] == pytest.approx(sums["strict_ann_mj"] / sums["strict_mj"])
     assert sums["mj"] == pytest.approx(288 * 4.6e-9 + rate * 648 * 0.9e-9)
     assert sums["ann_mj"] == pytest.approx((288 + 216) * 4.6e-9)
     assert sums["firing_rate"] == pytest.approx((rate * 96 + 1 / 3 * 36) / (96 + 36))
 
 
-def test_a_network_without_a_spike_costs_nothing(neuron):
+def test_a_network_without_a_spike_costs_nothing_but_its_neurons(neuron):
     decoder, counter = SpikingDecoder(neuron, 3, [2, 4], 1, 0.8).eval(), Counter()
     with counter.counting(2, decoder=decoder), torch.no_grad():
         decoder(torch.zeros(5, 2, 3, 2, 2))
     sums = totals(counter.table())
     assert (sums["mj"], sums["firing_rate"], sums["ann_ratio"]) == (0, 0, None)
     assert sums["ann_mj"] > 0
+    # 4 channels of 4x4, 2 of 8x8, and the last map's 8x8 at 5 steps: its membrane leaks as well
+    assert sums["strict_macs"] == sums["strict_accumulates"] == 5 * (4 * 16 + 2 * 64 + 64)
+    assert sums["strict_mj"] > 0
 
 
 def test_batches_add_up(neuron, lively):
@@ -136,6 +159,7 @@ def test_read_out_map_of_a_decoder_is_counted_by_its_spikes(neuron):
     assert (out["input_rate"], out["macs"], out["ann_macs"]) == (0.5, 0, 8 * 8 * 9 * 2)
     assert out["synops"] == 0.5 * 5 * 8 * 8 * 9 * 2
     assert out["accumulates"] == 5 * 22 * 22  # 8 places with 3 neighbours each, 2 of them with 2
+    assert (out["strict_macs"], out["strict_accumulates"]) == (5 * 64, out["synops"] + 5 * 64)
     assert np.isnan(out["firing_rate"])
 
 
@@ -153,6 +177,76 @@ def test_read_out_map_of_sdid_is_fed_by_two_layers(neuron, tiny_params):
     assert table["input_rate"].fillna(-1).tolist() == [-1, 0.25, 0.25, 0, 0.25]
     assert table["ann_macs"].tolist() == [4 * 9 * n for n in (4 * 4, 4 * 5, 4 * 6, 6 * 8, 8 * 5)]
     assert table.loc["out.last", "synops"] == 0.25 * 2 * 4 * 9 * 8 * 5
+    # the mean over time does not leak, and the two halves have one bias for each of 4 x 5 logits
+    assert table.loc[["out.first", "out.last"], "strict_macs"].tolist() == [0, 0]
+    extra = table["strict_accumulates"] - table["synops"]
+    assert extra[["out.first", "out.last"]].tolist() == [0, 2 * 4 * 5]
+
+
+def _spikingjelly(counter, net, *args):
+    """Per image of 3, what SpikingJelly's counter sees in a plain network."""
+    with DispatchCounterMode([counter]), torch.no_grad():
+        net(*args)
+    return counter.get_total() / 3
+
+
+def _ours(net, *args):
+    counter = Counter()
+    with counter.counting(3, net=net), torch.no_grad():
+        net(*args)
+    return counter.table()
+
+
+def _linear(neuron):
+    return nn.Sequential(layers.linear(neuron, 7, 12), layers.linear(neuron, 12, 5))
+
+
+@pytest.mark.parametrize(
+    ("build", "plainly", "shape"),
+    [
+        (lambda neuron: SpikingEncoder(neuron, 1, [4, 6], 3, 5), PlainEncoder, (3, 1, 12, 8)),
+        (lambda neuron: SpikingDecoder(neuron, 3, [4, 6], 2, 0.8), PlainDecoder, (5, 3, 3, 3, 2)),
+        (_linear, lambda net: nn.Sequential(*map(plain_layer, net)), (5, 3, 7)),
+    ],
+    ids=["encoder", "decoder", "linear"],
+)
+def test_accumulates_are_those_of_spikingjelly(neuron, lively, build, plainly, shape):
+    """SpikingJelly's SynOpCounter leaves out what would fall into the padding, as ``accumulates`` does. ``synops`` has
+    it, so ``synops`` is larger where a kernel reaches over the border."""
+    net = lively(build(neuron)).double().eval()
+    x = torch.rand(shape).double() if len(shape) == 4 else (torch.rand(shape) < 0.4).double()
+    table = _ours(net, x)
+    assert _spikingjelly(SynOpCounter(), plainly(net), x) == pytest.approx(table["accumulates"].sum(), rel=1e-12)
+    border = table["synops"].sum() - table["macs"].sum() - table["accumulates"].sum()
+    assert border == pytest.approx(0) if len(shape) == 3 else border > 0
+
+
+def test_accumulates_of_sdid_are_those_of_spikingjelly(neuron, lively, tiny_params):
+    settings = tiny_params().recipes["quick"].sdid.model_copy(update={"channels": [4, 6, 8]})
+    model = lively(SDID(settings, neuron, 5, 49)).double().eval()
+    asked = torch.randint(6, (3, 7, 7)), torch.tensor([1, 20, 49])
+    ours = _ours(model, *asked)["accumulates"].sum()
+    assert _spikingjelly(SynOpCounter(), PlainSDID(model), *asked) == pytest.approx(ours, rel=1e-12)
+    assert ours > 0
+
+
+def test_strict_count_is_that_of_lemaire(neuron, lively):
+    """MACs, biases and resets by SpikingJelly's ``LemaireEnergyProfiler``, with normalisation folded into convolutions.
+
+    Its accumulates of spikes are not compared: a spike has ceil(kernel / stride) places a side there.
+    """
+    net, images = lively(SpikingEncoder(neuron, 1, [4, 6], 3, 5)).double().eval(), torch.rand(3, 1, 12, 8).double()
+    table, plain = _ours(net, images), PlainEncoder(net)
+    for container, _ in plain.layers:
+        container[0] = fuse_conv_bn_eval(*container)
+        del container[1]
+    profiler = LemaireEnergyProfiler()
+    profiler.bind_model(plain)
+    with profiler, torch.no_grad():
+        plain(images)
+    counts, of_spikes = profiler.get_report().counts, table["synops"].sum() - table["macs"].sum()
+    assert counts["mac"] / 3 == pytest.approx(table["strict_macs"].sum(), rel=1e-12)
+    assert (counts["ac"] - counts["synop"]) / 3 == pytest.approx(table["strict_accumulates"].sum() - of_spikes)
 
 
 def test_counting_changes_nothing_and_ends(untrained):
@@ -185,6 +279,9 @@ def test_stage_for_spiking_diffusion(untrained):
     assert row["encoding_mj"] == row["encoder_mj"] > 0
     assert row["mj"] == pytest.approx(row["macs"] * 4.6e-9 + (row["synops"] - row["macs"]) * 0.9e-9)
     assert row["ann_ratio"] == pytest.approx(row["ann_macs"] * 4.6e-9 / row["mj"])
+    assert row["strict_mj"] == pytest.approx(row["strict_macs"] * 4.6e-9 + row["strict_accumulates"] * 0.9e-9)
+    assert row["strict_mj"] > row["mj"] and row["encoding_strict_mj"] > row["encoding_mj"]
+    assert row["strict_ann_ratio"] == pytest.approx(row["strict_ann_mj"] / row["strict_mj"])
     first = {path: artifacts.sha256(paths.energy_path("digits").with_suffix(path)) for path in (".json", ".csv")}
     make(Job(untrained, "energy", "digits"), "cpu")
     assert first == {path: artifacts.sha256(paths.energy_path("digits").with_suffix(path)) for path in first}

@@ -10,7 +10,10 @@ import pandas as pd
 from spiking_diffusion import artifacts
 from spiking_diffusion.graph.jobs import Job
 
-FIRST = ("dataset", "model", "run", "T", "network_calls", "firing_rate", "macs", "synops", "mj", "ann_mj", "ann_ratio")
+FIRST = (
+    *("dataset", "model", "run", "T", "network_calls", "firing_rate"),
+    *("macs", "synops", "mj", "ann_mj", "ann_ratio", "strict_mj", "strict_ann_mj", "strict_ann_ratio"),
+)
 
 
 def run(job: Job) -> None:
