@@ -130,3 +130,33 @@ def test_no_relative_imports() -> None:
     for file in PACKAGE.rglob("*.py"):
         relative = [n for n in ast.walk(ast.parse(file.read_text())) if isinstance(n, ast.ImportFrom) and n.level]
         assert not relative, file
+
+
+DRAWS = ("diffusion/sampler.py", "diffusion/sdid.py", "diffusion/absorbing.py", "families/spiking_diffusion.py")
+LAYERS = ("snn/layers.py", "snn/neuron.py", "snn/events.py", "snn/kernels.cpp", "snn/readout.py")
+DECODES = ("vqsvae/model.py", "vqsvae/codebook.py", "snn/autoencoder.py")
+FSVAE = ("families/fsvae.py", "fsvae/model.py", "fsvae/latent.py", "snn/autoencoder.py")
+MEASURES = ("metrics/features.py", "metrics/distances.py", "metrics/protocols.py", "metrics/reading.py")
+
+
+@pytest.mark.parametrize(
+    ("stage", "has", "has_not"),
+    [
+        ("sample", (*DRAWS, *DECODES, *LAYERS), ("families/fsvae.py", "metrics/energy.py", "training/loop.py")),
+        ("inspect", (*DRAWS, *DECODES, *LAYERS), ("families/fsvae.py", "metrics/energy.py", "training/loop.py")),
+        ("evaluate", (*DRAWS, *DECODES, *LAYERS, *MEASURES), ("families/fsvae.py", "metrics/energy.py")),
+        ("fsvae_sample", (*FSVAE, *LAYERS), ("families/spiking_diffusion.py", "vqsvae/model.py", "metrics/energy.py")),
+        ("fsvae_evaluate", (*FSVAE, *LAYERS, *MEASURES), ("families/spiking_diffusion.py", "metrics/energy.py")),
+    ],
+)
+def test_what_decides_a_result_counts_and_energy_does_not(
+    stage: str, has: tuple[str, ...], has_not: tuple[str, ...]
+) -> None:
+    code = {file.as_posix() for file in STAGES[stage].code}
+    assert set(has) <= code
+    assert code.isdisjoint(has_not)
+
+
+def test_threads_and_noise_count_for_every_stage_that_computes() -> None:
+    """`make` sets the number of threads by `randomness`. Last bits depend on it, and `make` itself does not count."""
+    assert not [name for name, stage in STAGES.items() if stage.gpu and Path("randomness.py") not in stage.code]
