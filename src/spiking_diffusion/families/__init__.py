@@ -85,8 +85,8 @@ class Model(ABC):
     def sample(self, n: int = 64, *, seed: int | None = None, **how: Any) -> Tensor:
         """Draw ``n`` images: float (n, C, H, W) in [0, 1] on the CPU.
 
-        ``seed`` is the recipe's by default. The same seed, number, settings and device give the same images. A model
-        of tokens takes ``temperature``, ``steps`` (at most T_d) and ``callback`` (see ``sample_ancestral``) too.
+        ``seed`` is the recipe's by default. On the CPU, the same seed, number and settings give the same images. A
+        model of tokens takes ``temperature``, ``steps`` (at most T_d) and ``callback`` (see ``sample_ancestral``) too.
 
         >>> from spiking_diffusion import load
         >>> images = load("digits").sample(2, temperature=0.8, steps=8)
