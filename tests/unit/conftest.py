@@ -35,7 +35,8 @@ def rng():
 
 @pytest.fixture(scope="session")
 def neuron():
-    return config.Neuron(tau=2.0, v_threshold=1.0, v_reset=0.0, surrogate="atan", alpha=2.0, detach_reset=False)
+    dynamics = {"tau": 2.0, "decay_input": True, "v_threshold": 1.0, "v_reset": 0.0, "detach_reset": False}
+    return config.Neuron(**dynamics, surrogate="atan", alpha=2.0)
 
 
 @pytest.fixture(scope="session")
@@ -88,13 +89,16 @@ def lively():
 
 @pytest.fixture(scope="session")
 def lif_reference():
-    """Eq. 1-3: spikes and membranes H before the reset, (T, ...) each, for a current (T, ...)."""
+    """Eq. 1-3: spikes and membranes H before the reset, (T, ...) each, for a current (T, ...).
 
-    def lif(current, tau=2.0, v_threshold=1.0, v_reset=0.0):
+    With ``decay_input`` off the current is not divided by tau.
+    """
+
+    def lif(current, tau=2.0, v_threshold=1.0, v_reset=0.0, decay_input=True):
         v = np.full(current.shape[1:], v_reset)
         spikes, charged = np.zeros_like(current), np.zeros_like(current)
         for t, x in enumerate(current):
-            h = v + (x - (v - v_reset)) / tau
+            h = v - (v - v_reset) / tau + (x / tau if decay_input else x)
             s = (h >= v_threshold).astype(current.dtype)
             v = h * (1 - s) + v_reset * s
             spikes[t], charged[t] = s, h

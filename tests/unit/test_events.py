@@ -69,6 +69,30 @@ def test_layer_is_that_of_pytorch_and_spikingjelly(pair):
         torch.testing.assert_close(a, b)
 
 
+UNCOVERED = [{"decay_input": False}, {"surrogate": "rectangular", "alpha": 1.0}]
+
+
+@pytest.mark.parametrize("changes", UNCOVERED)
+def test_settings_without_a_kernel_take_the_plain_path(neuron, monkeypatch, changes):
+    """Seen to fail without the check: kernels ignored the setting and computed Eq. 1-3 with ATan."""
+    build, shape = LAYERS["3x3"]
+    layer = build(neuron.model_copy(update=changes))
+    plain = copy.deepcopy(layer)
+    use_kernels(plain, False)
+    spikes = (torch.rand(4, 3, *shape) < 0.3).float()
+    upstream = torch.randn(4, 3, 20, 7, 7)
+    (out, found), (expected_out, expected) = (gradients(m, spikes, upstream) for m in (layer, plain))
+    assert torch.equal(out, expected_out) and 0 < out.mean() < 0.9
+    assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
+
+    used = []
+    monkeypatch.setattr(events, "norm_lif", lambda *args: used.append(args) or torch.zeros(1))
+    layer(spikes)
+    assert not used
+    build(neuron)(spikes)
+    assert used
+
+
 def test_outputs_that_nobody_looks_at_are_not_computed(neuron, monkeypatch):
     """Logits at one position need a part of every map: the rest of it keeps what was in memory."""
     synapse, empty = layers.conv(neuron, 6, 20, 3).synapse, torch.empty

@@ -17,7 +17,9 @@ DYNAMICS = [
     {"tau": 1.25, "v_threshold": 0.7},
     {"v_reset": -0.5},
     {"tau": 4.0, "v_threshold": 0.6, "v_reset": 0.2},
+    {"tau": 4 / 3, "v_threshold": 0.2, "decay_input": False},
 ]
+RECTANGULAR = {"surrogate": "rectangular", "alpha": 0.5}
 
 
 @pytest.fixture
@@ -30,16 +32,29 @@ def random_current(steps=12, shape=(3, 4, 5)):
     return torch.randn(steps, *shape, dtype=torch.float64) * 2 + 0.7
 
 
-def backward_reference(charged, upstream, tau=2.0, v_threshold=1.0, v_reset=0.0, alpha=2.0, detach_reset=False):
+def backward_reference(
+    charged,
+    upstream,
+    tau=2.0,
+    v_threshold=1.0,
+    v_reset=0.0,
+    decay_input=True,
+    surrogate="atan",
+    alpha=2.0,
+    detach_reset=False,
+):
     """Gradient of the current: the chain rule through Eq. 1-3, from the last step to the first."""
     grad_x, grad_v = np.zeros_like(charged), np.zeros(charged.shape[1:])
     for t in reversed(range(len(charged))):
         h = charged[t]
         fired = h >= v_threshold
-        ds_dh = alpha / (2 * (1 + (math.pi / 2 * alpha * (h - v_threshold)) ** 2))
+        if surrogate == "atan":
+            ds_dh = alpha / (2 * (1 + (math.pi / 2 * alpha * (h - v_threshold)) ** 2))
+        else:
+            ds_dh = alpha * (np.abs(h - v_threshold) < 1 / (2 * alpha))
         dv_dh = 1 - fired + (0 if detach_reset else (v_reset - h) * ds_dh)
         grad_h = upstream[t] * ds_dh + grad_v * dv_dh
-        grad_x[t] = grad_h / tau
+        grad_x[t] = grad_h / tau if decay_input else grad_h
         grad_v = grad_h * (1 - 1 / tau)
     return grad_x
 
@@ -67,14 +82,37 @@ def test_reset_is_hard(make_lif):
     assert make_lif()(torch.tensor([[10.0], [1.9], [1.9]])).flatten().tolist() == [1.0, 0.0, 1.0]
 
 
+def test_decay_of_a_quarter_without_input_decay_by_hand(make_lif):
+    """Kamata et al. (2022): H = V / 4 + X and V_th = 0.2. tau = 4/3, because 1 - 1/tau is what is left of V."""
+    lif = make_lif(tau=4 / 3, decay_input=False, v_threshold=0.2)
+    current = torch.tensor([0.1, 0.15, 0.1, 0.19, 0.16, -0.4, 0.3]).double()
+    membranes = [0.1, 0.175, 0.14375, 0.0, 0.16, -0.36, 0.0]  # 0.2259375 at the first spike, 0.21 at the second
+    expected = [0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 1.0]
+    assert lif(current[:, None]).flatten().tolist() == expected
+    v = torch.zeros(1).double()
+    for x, spike, membrane in zip(current, expected, membranes, strict=True):
+        s, v = lif.step(x[None], v)
+        assert s.item() == spike and v.item() == pytest.approx(membrane)
+    assert make_lif(tau=4 / 3, v_threshold=0.2)(current[:, None]).flatten().tolist() != expected
+
+
+@pytest.mark.parametrize("alpha", [1.0, 2.0])
+def test_rectangular_gradient_is_alpha_within_half_a_width_of_the_threshold(make_lif, alpha):
+    """The rectangle is alpha high and 1 / alpha wide: its area is 1."""
+    lif = make_lif(surrogate="rectangular", alpha=alpha, v_threshold=0.2, decay_input=False)
+    x = (0.2 + torch.tensor([-0.51, -0.49, 0.0, 0.49, 0.51]).double() / alpha).requires_grad_()
+    lif(x[None]).sum().backward()
+    assert x.grad.tolist() == [0.0, alpha, alpha, alpha, 0.0]
+
+
 @pytest.mark.parametrize("detach_reset", [False, True])
-@pytest.mark.parametrize("changes", [*DYNAMICS, {"alpha": 5.0}])
+@pytest.mark.parametrize("changes", [*DYNAMICS, {"alpha": 5.0}, RECTANGULAR, {**DYNAMICS[-1], **RECTANGULAR}])
 def test_gradient_is_backpropagation_through_time(make_lif, lif_reference, changes, detach_reset):
     current = random_current().requires_grad_()
     upstream = torch.randn_like(current)
     (make_lif(**changes, detach_reset=detach_reset)(current) * upstream).sum().backward()
 
-    dynamics = {key: value for key, value in changes.items() if key != "alpha"}
+    dynamics = {key: value for key, value in changes.items() if key not in RECTANGULAR}
     _, charged = lif_reference(current.detach().numpy(), **dynamics)
     expected = backward_reference(charged, upstream.numpy(), **changes, detach_reset=detach_reset)
     other = backward_reference(charged, upstream.numpy(), **changes, detach_reset=not detach_reset)
@@ -87,7 +125,7 @@ def spikingjelly(current, settings):
         current,
         torch.full_like(current[0], settings.v_reset).detach(),
         tau=settings.tau,
-        decay_input=True,
+        decay_input=settings.decay_input,
         v_threshold=settings.v_threshold,
         v_reset=settings.v_reset,
         surrogate_function=surrogate.ATan(alpha=settings.alpha),

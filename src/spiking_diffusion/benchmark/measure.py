@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable
 from contextlib import closing, suppress
 from multiprocessing.connection import Connection
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,16 @@ from spiking_diffusion.vqsvae import VQSVAE, vqsvae_loss
 
 Step = Callable[[], Any]
 Pair = tuple[nn.Module, Step, Step]
+PLAIN = {
+    "neuron.decay_input": True,
+    "neuron.surrogate": "atan",
+    "vqsvae.straight_through": "spikes",
+    "vqsvae.k_gradient": "straight-through",
+    "vqsvae.coding": "asg",
+    "sdid.input": "embedding",
+    "fsvae.architecture": "shared",
+}
+"""Settings that ``benchmark.plain`` writes out."""
 
 
 def bench(
@@ -56,17 +67,9 @@ def bench(
     if min(batch, rounds, threads) < 1:
         raise UserError("--batch, --rounds and --threads must be at least 1")
     chosen = params.recipes[recipe]
-    if (
-        chosen.vqsvae.straight_through != "spikes"
-        or chosen.vqsvae.k_gradient != "straight-through"
-        or chosen.vqsvae.coding != "asg"
-        or chosen.sdid.input != "embedding"
-        or chosen.fsvae.architecture != "shared"
-    ):
-        raise UserError(
-            f"recipe {recipe!r} has no plain counterpart: bench one with straight_through: spikes, "
-            "k_gradient: straight-through, coding: asg, input: embedding and architecture: shared"
-        )
+    if others := [key for key, value in PLAIN.items() if attrgetter(key)(chosen) != value]:
+        wanted = ", ".join(f"{key}: {PLAIN[key]}" for key in others)
+        raise UserError(f"recipe {recipe!r} has no plain counterpart: bench one with {wanted}")
     place = pick_device(device)
     run = params.resolve(next(iter(params.runs))).model_copy(update={"recipe": chosen})
     asked = run, what, batch, threads, place, precision, excitation

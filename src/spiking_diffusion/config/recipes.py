@@ -11,12 +11,17 @@ from spiking_diffusion.config.datasets import Weights
 
 
 class Neuron(Section):
-    """LIF neuron, Eq. 1-3 of the paper, and its surrogate gradient. ``tau`` is in time steps."""
+    """LIF neuron, Eq. 1-3 of the paper, and its surrogate gradient.
+
+    ``tau`` is in time steps: of a membrane's charge 1 - 1/tau is left after one. ``decay_input`` divides the input by
+    tau as well (Eq. 1). ``alpha`` is the steepness of ATan, or the height of a rectangle of area 1 around V_th.
+    """
 
     tau: Annotated[float, Field(gt=1, allow_inf_nan=False)]
+    decay_input: bool
     v_threshold: Positive
     v_reset: Annotated[float, Field(allow_inf_nan=False)]
-    surrogate: Literal["atan"]
+    surrogate: Literal["atan", "rectangular"]
     alpha: Positive
     detach_reset: bool
 

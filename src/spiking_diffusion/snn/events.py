@@ -210,6 +210,11 @@ def apply_synapse(
 # --- normalisation and LIF ------------------------------------------------------------------------------
 
 
+def covers(settings: config.Neuron) -> bool:
+    """Whether ``norm_lif`` has neurons of these settings."""
+    return settings.decay_input and settings.surrogate == "atan"
+
+
 class _NormLIF(torch.autograd.Function):
     @staticmethod
     def forward(

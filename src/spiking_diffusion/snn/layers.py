@@ -20,9 +20,9 @@ class SpikingLayer(nn.Module):
     """``synapse`` -> ``norm`` -> LIF.
 
     Statistics of ``norm`` are taken over time and batch together; at V_th = 1 that is tdBN (Zheng et al. 2021).
-    On the CPU in float32 the kernels of this package compute the layer (``spiking_diffusion.snn.events``), unless
-    ``kernels`` is off. With ``precision: bfloat16`` synapses multiply in bfloat16, on the CPU only where their input's
-    gradient needs it; currents, statistics and membranes stay float32.
+    On the CPU in float32 the kernels of this package compute the layer (``spiking_diffusion.snn.events``), unless they
+    lack its neuron (``events.covers``) or ``kernels`` is off. With ``precision: bfloat16`` synapses multiply in bfloat16,
+    on the CPU only where their input's gradient needs it; currents, statistics and membranes stay float32.
     """
 
     def __init__(self, synapse: nn.Module, norm: nn.BatchNorm1d | nn.BatchNorm2d, neuron: config.Neuron) -> None:
@@ -58,7 +58,7 @@ class SpikingLayer(nn.Module):
         return spikes if readout is None else torch.tensordot(readout, spikes, dims=1)
 
     def _by_kernels(self, x: Tensor) -> bool:
-        return self.kernels and kernels.usable(x)
+        return self.kernels and events.covers(self.lif.settings) and kernels.usable(x)
 
     def _current(self, x: Tensor) -> Tensor:
         rounded = self.precision == "bfloat16" and not self._by_kernels(x)

@@ -11,6 +11,9 @@ from torch import Tensor, nn
 from spiking_diffusion import config
 
 
+SURROGATES = {"atan": surrogate.ATan, "rectangular": surrogate.Rect}
+
+
 class LIF(nn.Module):
     """A layer of LIF neurons without memory between calls.
 
@@ -20,7 +23,8 @@ class LIF(nn.Module):
         S[t] = 1 if H[t] >= V_th else 0
         V[t] = H[t] (1 - S[t]) + V_reset S[t]
 
-    The gradient of S is ATan's: g'(x) = alpha / (2 (1 + (pi/2 alpha x)^2)) at x = H - V_th.
+    Without ``decay_input`` X is not divided by tau. The gradient of S at x = H - V_th is ATan's,
+    g'(x) = alpha / (2 (1 + (pi/2 alpha x)^2)), or ``rectangular``: alpha where |x| < 1 / (2 alpha), 0 elsewhere.
     Membranes start at V_reset in every call, so no state can leak from one batch into the next; whoever
     steps through time by hand keeps the membrane that ``step`` returns.
 
@@ -31,10 +35,10 @@ class LIF(nn.Module):
         self.settings = settings
         self._dynamics: dict[str, Any] = {
             "tau": float(settings.tau),
-            "decay_input": True,
+            "decay_input": settings.decay_input,
             "v_threshold": float(settings.v_threshold),
             "v_reset": float(settings.v_reset),
-            "surrogate_function": surrogate.ATan(alpha=float(settings.alpha)),
+            "surrogate_function": SURROGATES[settings.surrogate](alpha=float(settings.alpha)),
             "detach_reset": settings.detach_reset,
         }
 
