@@ -81,6 +81,7 @@ def test_sdid_is_the_plain_network(neuron, train_settings, lively, kernels):
 def test_fsvae_is_the_plain_network(neuron, train_settings, lively, rng, kernels):
     schedule = config.ScheduledSampling(start=0.5, end=0.5, from_step=1)
     base = {"T": 4, "channels": [4, 6], "code_dim": 3, "latent_dim": 4, "k": 5, "tau_syn": 2.0, "output_decay": 0.8}
+    base["latent_norm"] = "batch"
     settings = config.FSVAE(architecture="shared", **base, scheduled_sampling=schedule, train=train_settings)
     ours = lively(FSVAE(settings, neuron, (1, 8, 8))).train()
     theirs = plain.PlainFSVAE(ours).train()

@@ -69,6 +69,20 @@ def test_layer_is_that_of_pytorch_and_spikingjelly(pair):
         torch.testing.assert_close(a, b)
 
 
+@pytest.mark.parametrize("training", [True, False])
+def test_tdbn_is_the_same(neuron, training):
+    """Of the settings that kernels have, alpha and V_th are those that scale the norm."""
+    layer = layers.linear(neuron.model_copy(update={"v_threshold": 0.5}), 6, 20, alpha=2.5).train(training)
+    nn.init.uniform_(layer.norm.weight, 0.5, 2)
+    layer.norm.running_var.uniform_(0.05, 0.2)
+    plain = copy.deepcopy(layer)
+    use_kernels(plain, False)
+    spikes, upstream = (torch.rand(6, 4, 6) < 0.3).float(), torch.randn(6, 4, 20)
+    (out, found), (expected_out, expected) = (gradients(m, spikes, upstream) for m in (layer, plain))
+    assert torch.equal(out, expected_out) and 0.05 < out.mean() < 0.9
+    assert_same(found, expected)
+
+
 UNCOVERED = [{"decay_input": False}, {"surrogate": "rectangular", "alpha": 1.0}]
 
 
@@ -91,6 +105,12 @@ def test_settings_without_a_kernel_take_the_plain_path(neuron, monkeypatch, chan
     assert not used
     build(neuron)(spikes)
     assert used
+
+
+def test_a_layer_without_a_norm_takes_the_plain_path(neuron, monkeypatch):
+    layer = layers.linear(neuron, 6, 20, norm="none")
+    monkeypatch.setattr(events, "norm_lif", None)
+    assert layer((torch.rand(4, 3, 6) < 0.5).float()).shape == (4, 3, 20)
 
 
 def test_outputs_that_nobody_looks_at_are_not_computed(neuron, monkeypatch):

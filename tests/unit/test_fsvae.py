@@ -5,11 +5,12 @@ import copy
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
 from spiking_diffusion import config
 from spiking_diffusion.fsvae import FSVAE, FSVAEOutput, Posterior, Prior, fsvae_loss
 from spiking_diffusion.fsvae.latent import draw_picks, pick
-from spiking_diffusion.snn import StridedDecoder
+from spiking_diffusion.snn import SpikingLayer, StridedDecoder
 
 T, BATCH, UNITS, K = 7, 6, 4, 5
 CPU = torch.device("cpu")
@@ -18,10 +19,9 @@ CPU = torch.device("cpu")
 @pytest.fixture
 def settings(train_settings):
     schedule = config.ScheduledSampling(start=0.1, end=0.3, from_step=2)
-    base = {"T": T, "channels": [4, 6], "code_dim": 3, "latent_dim": UNITS, "k": K, "tau_syn": 2.0}
-    return config.FSVAE(
-        architecture="shared", **base, output_decay=0.8, scheduled_sampling=schedule, train=train_settings
-    )
+    base = {"T": T, "channels": [4, 6], "code_dim": 3, "latent_dim": UNITS, "latent_norm": "batch", "k": K}
+    base |= {"architecture": "shared", "tau_syn": 2.0, "output_decay": 0.8}
+    return config.FSVAE(**base, scheduled_sampling=schedule, train=train_settings)
 
 
 @pytest.fixture
@@ -251,6 +251,28 @@ def test_shapes_and_ranges(settings, neuron, lively, rng, shape):
     for made in (model.reconstruct(images, rng()), model.sample(2, rng(), CPU)):
         assert made.shape == images.shape
         assert 0 <= made.min() < made.max() <= 1
+
+
+LATENT = ("into_latent", "posterior", "prior", "out_of_latent")
+
+
+def test_released_code_has_biases_in_place_of_norms_around_the_latent_train(settings, neuron, rng):
+    """Encoder and decoder keep theirs. Everything is trained, and drawing is still the training pass, step by step."""
+    model = FSVAE(settings.model_copy(update={"latent_norm": "none"}), neuron, (1, 8, 8))
+    for name in LATENT:
+        for layer in getattr(model, name).modules():
+            if isinstance(layer, SpikingLayer):
+                assert layer.norm is None and layer.synapse.bias is not None
+                nn.init.uniform_(layer.synapse.bias, 0, 3)
+    for part in (model.encoder, model.decoder):
+        assert all(layer.norm is not None for layer in part.modules() if isinstance(layer, SpikingLayer))
+    images = torch.rand(BATCH, 1, 8, 8)
+    out = model(images, 0.5, rng())
+    fsvae_loss(out, images, settings)["loss"].backward()
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in model.parameters())
+    own = model.prior.sample(BATCH, T, rng(2), CPU)
+    candidates = model.prior(own, 0.0, 0, rng(2))  # no norm has another mode: the same membranes
+    assert torch.equal(pick(candidates, draw_picks(own.shape, K, rng(2), CPU)), own) and 0.1 < own.mean() < 0.9
 
 
 @pytest.mark.parametrize("shape", [(1, 28, 28), (3, 32, 32), (1, 20, 12)])

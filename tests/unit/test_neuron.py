@@ -9,7 +9,7 @@ import torch
 from spikingjelly.activation_based import functional, surrogate
 from torch import nn
 
-from spiking_diffusion.snn import LIF, SpikingLayer, layers
+from spiking_diffusion.snn import LIF, SpikingLayer, layers, use_kernels
 
 DYNAMICS = [
     {},
@@ -194,6 +194,55 @@ def test_norm_takes_statistics_over_time_and_batch(neuron, lif_reference):
     expected, _ = lif_reference(current + layer.norm.bias.detach().numpy())
     assert 0.1 < expected.mean() < 0.9
     np.testing.assert_array_equal(layer(x).detach().numpy(), expected)
+
+
+def currents(layer, x):
+    """What arrives at the neurons of a layer, in training mode: (T, B, C)."""
+    seen = []
+    hook = layer.lif.register_forward_pre_hook(lambda _, args: seen.append(args[0].detach()))
+    use_kernels(layer, False)
+    layer(x)
+    hook.remove()
+    return seen[0]
+
+
+@pytest.mark.parametrize(("threshold", "alpha"), [(1.0, 1.0), (0.2, 1.0), (0.2, 2.0), (0.6, 0.5)])
+def test_tdbn_normalises_to_alpha_times_the_threshold(neuron, threshold, alpha):
+    """Zheng et al. (2021): alpha V_th (x - mean) / std, times a weight that starts at 1, plus a bias at 0."""
+    layer = layers.linear(neuron.model_copy(update={"v_threshold": threshold}), 8, 3, alpha=alpha)
+    x = torch.randn(20, 30, 8)
+    current = currents(layer, x)
+    torch.testing.assert_close(current.mean((0, 1)), torch.zeros(3), atol=1e-5, rtol=0)
+    expected = torch.full((3,), alpha * threshold)
+    torch.testing.assert_close(current.std((0, 1), correction=0), expected, rtol=1e-3, atol=0)
+    nn.init.constant_(layer.norm.weight, 3.0)
+    nn.init.constant_(layer.norm.bias, 0.7)
+    torch.testing.assert_close(currents(layer, x), 3 * current + 0.7)
+
+
+def test_tdbn_keeps_the_statistics_of_batch_normalisation(neuron):
+    """And its weight, from which the factor is kept apart, has alpha V_th times the gradient of the current."""
+    layer, norm = layers.linear(neuron.model_copy(update={"v_threshold": 0.2}), 8, 3, alpha=2.0), nn.BatchNorm1d(3)
+    x = torch.randn(20, 30, 8)
+    current = layer.synapse(x.flatten(0, 1))
+    norm(current)
+    upstream = torch.randn_like(current)
+    grad = torch.autograd.grad((layer.normalise(current) * upstream).sum(), layer.norm.weight)[0]
+    for a, b in zip(layer.norm.buffers(), norm.buffers(), strict=True):
+        assert torch.equal(a, b)
+    normal = (current - current.mean(0)) / (current.var(0, correction=0) + norm.eps).sqrt()
+    torch.testing.assert_close(grad, 0.4 * (normal * upstream).sum(0))
+
+
+def test_without_a_norm_the_synapse_has_a_bias(neuron, lif_reference):
+    layer = layers.linear(neuron, 8, 3, norm="none").double()
+    assert layer.norm is None and [name for name, _ in layer.named_parameters()] == ["synapse.weight", "synapse.bias"]
+    x = 4 * torch.randn(6, 5, 8).double()
+    expected, _ = lif_reference(layer.synapse(x).detach().numpy())
+    assert 0 < expected.mean() < 0.9
+    np.testing.assert_array_equal(layer(x).detach().numpy(), expected)
+    first, _ = layer.step(x[0], None)
+    np.testing.assert_array_equal(first.detach().numpy(), expected[0])
 
 
 @pytest.mark.parametrize(

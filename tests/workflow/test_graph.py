@@ -214,6 +214,7 @@ def test_what_snakemake_reruns_dvc_reruns(dvc_stages: dict[str, Any]) -> None:
                     "files",
                     "format",
                     "architecture",
+                    "latent_norm",
                     "precision",
                     "resize",
                     "surrogate",

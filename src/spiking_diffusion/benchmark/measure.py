@@ -35,12 +35,14 @@ Step = Callable[[], Any]
 Pair = tuple[nn.Module, Step, Step]
 PLAIN = {
     "neuron.decay_input": True,
+    "neuron.v_threshold": 1.0,
     "neuron.surrogate": "atan",
     "vqsvae.straight_through": "spikes",
     "vqsvae.k_gradient": "straight-through",
     "vqsvae.coding": "asg",
     "sdid.input": "embedding",
     "fsvae.architecture": "shared",
+    "fsvae.latent_norm": "batch",
 }
 """Settings that ``benchmark.plain`` writes out."""
 
@@ -204,6 +206,7 @@ def _prepare(model: nn.Module, device: torch.device, excitation: float) -> None:
     model.to(device)
     for layer in model.modules():
         if isinstance(layer, SpikingLayer):
+            assert layer.norm is not None
             nn.init.constant_(layer.norm.bias, excitation)
 
 

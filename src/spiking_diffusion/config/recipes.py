@@ -122,7 +122,9 @@ class FSVAE(Section):
     """FSVAE (Kamata et al. 2022).
 
     ``architecture: shared`` has the encoder and decoder of VQ-SVAE (two ``channels``, and ``code_dim``); ``original``
-    is the published one: a stage of stride 2 for each of ``channels``, without ``code_dim``.
+    is the published one: a stage of stride 2 for each of ``channels``, without ``code_dim``. ``latent_norm: none``
+    has biases in place of batch normalisation in the four parts around the latent train: into it, posterior, prior,
+    out of it.
     """
 
     T: Count
@@ -130,6 +132,7 @@ class FSVAE(Section):
     channels: Annotated[list[Count], Field(min_length=1)]
     code_dim: Count
     latent_dim: Count
+    latent_norm: Literal["batch", "none"]
     k: Count
     tau_syn: TimeConstant
     output_decay: Annotated[float, Field(gt=0, le=1)]

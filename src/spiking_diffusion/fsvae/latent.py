@@ -21,14 +21,14 @@ from spiking_diffusion.snn import layers
 
 
 class _Autoregressive(nn.Module):
-    """Linear n_in -> 2c -> 4c -> kc, each with BatchNorm and LIF."""
+    """Linear n_in -> 2c -> 4c -> kc, each with LIF, and with tdBN of ``alpha`` or, for ``norm`` none, a bias."""
 
-    def __init__(self, neuron: config.Neuron, n_in: int, units: int, k: int) -> None:
+    def __init__(self, neuron: config.Neuron, n_in: int, units: int, k: int, norm: layers.Norm, alpha: float) -> None:
         super().__init__()
         self.units = units
         self.k = k
         widths = [n_in, 2 * units, 4 * units, k * units]
-        self.layers = nn.ModuleList(layers.linear(neuron, a, b) for a, b in itertools.pairwise(widths))
+        self.layers = nn.ModuleList(layers.linear(neuron, a, b, norm, alpha) for a, b in itertools.pairwise(widths))
 
     def _sequence(self, x: Tensor) -> Tensor:
         """Candidate spikes (T, B, c, k) for an input (T, B, n_in)."""
@@ -58,8 +58,10 @@ class _Autoregressive(nn.Module):
 class Posterior(_Autoregressive):
     """q(z_t | x_<=t, z_<t)."""
 
-    def __init__(self, neuron: config.Neuron, units: int, k: int) -> None:
-        super().__init__(neuron, 2 * units, units, k)
+    def __init__(
+        self, neuron: config.Neuron, units: int, k: int, norm: layers.Norm = "batch", alpha: float = 1.0
+    ) -> None:
+        super().__init__(neuron, 2 * units, units, k, norm, alpha)
 
     def forward(self, x: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """Encoded train (T, B, c) -> latent spikes z (T, B, c) and candidate spikes (T, B, c, k)."""
@@ -77,8 +79,10 @@ class Posterior(_Autoregressive):
 class Prior(_Autoregressive):
     """p(z_t | z_<t)."""
 
-    def __init__(self, neuron: config.Neuron, units: int, k: int) -> None:
-        super().__init__(neuron, units, units, k)
+    def __init__(
+        self, neuron: config.Neuron, units: int, k: int, norm: layers.Norm = "batch", alpha: float = 1.0
+    ) -> None:
+        super().__init__(neuron, units, units, k, norm, alpha)
 
     def forward(self, z: Tensor, p: float, from_step: int, generator: torch.Generator) -> Tensor:
         """Candidate spikes (T, B, c, k) given the posterior's train z (T, B, c).

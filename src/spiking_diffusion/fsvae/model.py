@@ -46,10 +46,11 @@ class FSVAE(nn.Module):
             self.decoder = StridedDecoder(neuron, channels, image_shape, decay)
         self.feature_shape = (depth, -(-sides[0] // down), -(-sides[1] // down))
         features = math.prod(self.feature_shape)
-        self.into_latent = layers.linear(neuron, features, units)
-        self.posterior = Posterior(neuron, units, settings.k)
-        self.prior = Prior(neuron, units, settings.k)
-        self.out_of_latent = layers.linear(neuron, units, features)
+        norm = settings.latent_norm
+        self.into_latent = layers.linear(neuron, features, units, norm)
+        self.posterior = Posterior(neuron, units, settings.k, norm)
+        self.prior = Prior(neuron, units, settings.k, norm)
+        self.out_of_latent = layers.linear(neuron, units, features, norm)
 
     def scheduled_probability(self, progress: float) -> float:
         """Probability of scheduled sampling when ``progress`` in [0, 1] of the training is done."""

@@ -262,12 +262,13 @@ def norm_lif(
     constant: bool = False,
     readout: Tensor | None = None,
     where: Tensor | None = None,
+    scale: float = 1.0,
 ) -> Tensor:
     """Batch normalisation and LIF: currents (steps * B, C, ...) -> spikes (steps, B, C, ...).
 
     With ``constant`` currents are (B, C, ...), those of every step. With ``readout`` (steps,) the result is the sum
     of the spikes (B, C, ...) with these weights. Outside ``where`` (B, ...) bool, for evaluation mode, spikes may be
-    anything. Running statistics move as ``norm`` moves them.
+    anything. ``scale`` multiplies the norm's weights. Running statistics move as ``norm`` moves them.
     """
     flat = channels_last(x)
     shape, rows = flat.shape, flat.view(-1, x.shape[1])
@@ -289,6 +290,7 @@ def norm_lif(
     else:
         mean, variance = norm.running_mean, norm.running_var
     rstd = (variance + norm.eps).rsqrt()
-    spikes = _NormLIF.apply(rows, norm.weight, norm.bias, mean, rstd, neurons, readout, norm.training)
+    weight = norm.weight if scale == 1 else scale * norm.weight
+    spikes = _NormLIF.apply(rows, weight, norm.bias, mean, rstd, neurons, readout, norm.training)
     spikes = spikes.view(len(spikes), -1, *shape[1:]).movedim(-1, 2)
     return spikes if readout is None else spikes[0]

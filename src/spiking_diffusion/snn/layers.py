@@ -8,25 +8,36 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
+from torch.func import functional_call
 
 from spiking_diffusion import config
 from spiking_diffusion.snn import events, kernels
 from spiking_diffusion.snn.neuron import LIF
 
 Precision = Literal["float32", "bfloat16"]
+Norm = Literal["batch", "none"]
 
 
 class SpikingLayer(nn.Module):
     """``synapse`` -> ``norm`` -> LIF.
 
-    Statistics of ``norm`` are taken over time and batch together; at V_th = 1 that is tdBN (Zheng et al. 2021).
+    ``norm`` is tdBN (Zheng et al. 2021): statistics over time and batch together, and currents normalised to
+    ``alpha`` V_th, a factor of their own next to the learned weight. Without a norm the synapse's currents are taken.
     On the CPU in float32 the kernels of this package compute the layer (``spiking_diffusion.snn.events``), unless they
-    lack its neuron (``events.covers``) or ``kernels`` is off. With ``precision: bfloat16`` synapses multiply in bfloat16,
-    on the CPU only where their input's gradient needs it; currents, statistics and membranes stay float32.
+    lack its neuron (``events.covers``), it has no norm, or ``kernels`` is off. With ``precision: bfloat16`` synapses
+    multiply in bfloat16, on the CPU only where their input's gradient needs it; currents, statistics and membranes
+    stay float32.
     """
 
-    def __init__(self, synapse: nn.Module, norm: nn.BatchNorm1d | nn.BatchNorm2d, neuron: config.Neuron) -> None:
+    def __init__(
+        self,
+        synapse: nn.Module,
+        norm: nn.BatchNorm1d | nn.BatchNorm2d | None,
+        neuron: config.Neuron,
+        alpha: float = 1.0,
+    ) -> None:
         super().__init__()
+        self.scale = alpha * neuron.v_threshold
         self.synapse = synapse
         self.norm = norm
         self.lif = LIF(neuron)
@@ -47,18 +58,28 @@ class SpikingLayer(nn.Module):
         flat, constant = (x.flatten(0, 1), False) if steps is None else (x, True)
         steps = len(x) if steps is None else steps
         if self._by_kernels(x):
+            assert self.norm is not None
             if not constant and isinstance(self.synapse, events.Convolution) and events.supports(self.synapse):
                 current = events.apply_synapse(flat, self.synapse, self.precision, where)
             else:
                 current = self.synapse(flat)
-            return events.norm_lif(current, self.norm, self.lif.settings, steps, constant, readout, where)
-        current = self.norm(self._current(flat))
+            return events.norm_lif(current, self.norm, self.lif.settings, steps, constant, readout, where, self.scale)
+        current = self.normalise(self._current(flat))
         current = current.expand(steps, *current.shape) if constant else current.unflatten(0, (steps, -1))
         spikes = self.lif(current)
         return spikes if readout is None else torch.tensordot(readout, spikes, dims=1)
 
     def _by_kernels(self, x: Tensor) -> bool:
-        return self.kernels and events.covers(self.lif.settings) and kernels.usable(x)
+        covered = self.norm is not None and events.covers(self.lif.settings)
+        return self.kernels and covered and kernels.usable(x)
+
+    def normalise(self, current: Tensor) -> Tensor:
+        """The synapse's currents (N, C, ...) as the neurons get them."""
+        if self.norm is None:
+            return current
+        if self.scale == 1:
+            return self.norm(current)
+        return functional_call(self.norm, {"weight": self.scale * self.norm.weight}, (current,))
 
     def _current(self, x: Tensor) -> Tensor:
         rounded = self.precision == "bfloat16" and not self._by_kernels(x)
@@ -67,7 +88,7 @@ class SpikingLayer(nn.Module):
 
     def step(self, x: Tensor, v: Tensor | None) -> tuple[Tensor, Tensor]:
         """One time step on (B, ...): spikes and membranes. ``v`` is None at the first step."""
-        current = self.norm(self._current(x))
+        current = self.normalise(self._current(x))
         return self.lif.step(current, self.lif.rest(current) if v is None else v)
 
 
@@ -83,9 +104,11 @@ def conv_transpose(neuron: config.Neuron, c_in: int, c_out: int) -> SpikingLayer
     return SpikingLayer(synapse, nn.BatchNorm2d(c_out), neuron)
 
 
-def linear(neuron: config.Neuron, n_in: int, n_out: int) -> SpikingLayer:
-    """Linear + BatchNorm + LIF."""
-    return SpikingLayer(nn.Linear(n_in, n_out, bias=False), nn.BatchNorm1d(n_out), neuron)
+def linear(neuron: config.Neuron, n_in: int, n_out: int, norm: Norm = "batch", alpha: float = 1.0) -> SpikingLayer:
+    """Linear + BatchNorm + LIF, or Linear with a bias + LIF."""
+    if norm == "none":
+        return SpikingLayer(nn.Linear(n_in, n_out), None, neuron)
+    return SpikingLayer(nn.Linear(n_in, n_out, bias=False), nn.BatchNorm1d(n_out), neuron, alpha)
 
 
 def use_kernels(module: nn.Module, on: bool) -> None:

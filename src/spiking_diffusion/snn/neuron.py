@@ -10,7 +10,6 @@ from torch import Tensor, nn
 
 from spiking_diffusion import config
 
-
 SURROGATES = {"atan": surrogate.ATan, "rectangular": surrogate.Rect}
 
 
