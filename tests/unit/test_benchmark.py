@@ -79,7 +79,7 @@ def test_sdid_is_the_plain_network(neuron, train_settings, lively, kernels):
 
 @pytest.mark.parametrize("kernels", [False, True])
 def test_fsvae_is_the_plain_network(neuron, train_settings, lively, rng, kernels):
-    schedule = config.ScheduledSampling(start=0.5, end=0.5, from_step=1)
+    schedule = config.ScheduledSampling(start=0.5, end=0.5, from_step=1, guess="pick")
     base = {"T": 4, "channels": [4, 6], "code_dim": 3, "latent_dim": 4, "k": 5, "tau_syn": 2.0, "output_decay": 0.8}
     base["latent_norm"] = "batch"
     settings = config.FSVAE(architecture="shared", **base, scheduled_sampling=schedule, train=train_settings)

@@ -9,7 +9,7 @@ from torch import nn
 
 from spiking_diffusion import config
 from spiking_diffusion.fsvae import FSVAE, FSVAEOutput, Posterior, Prior, fsvae_loss
-from spiking_diffusion.fsvae.latent import draw_picks, pick
+from spiking_diffusion.fsvae.latent import draw_picks, majority, pick
 from spiking_diffusion.snn import SpikingLayer, StridedDecoder
 
 T, BATCH, UNITS, K = 7, 6, 4, 5
@@ -18,7 +18,7 @@ CPU = torch.device("cpu")
 
 @pytest.fixture
 def settings(train_settings):
-    schedule = config.ScheduledSampling(start=0.1, end=0.3, from_step=2)
+    schedule = config.ScheduledSampling(start=0.1, end=0.3, from_step=2, guess="pick")
     base = {"T": T, "channels": [4, 6], "code_dim": 3, "latent_dim": UNITS, "latent_norm": "batch", "k": K}
     base |= {"architecture": "shared", "tau_syn": 2.0, "output_decay": 0.8}
     return config.FSVAE(**base, scheduled_sampling=schedule, train=train_settings)
@@ -226,12 +226,48 @@ def test_each_sample_and_step_is_scheduled_by_itself(neuron, lively, candidates,
     np.testing.assert_array_equal(seen[1:][own], guesses[own])
 
 
+def test_majority_is_that_of_the_candidates_and_a_tie_is_a_coin(rng):
+    counts = torch.arange(5).repeat(1000, 1)  # of 4 candidates so many fire
+    candidates = (torch.arange(4) < counts[..., None]).float()
+    votes = majority(candidates, rng())
+    assert votes.shape == counts.shape and set(votes.unique().tolist()) == {0.0, 1.0}
+    assert votes[:, [0, 1]].sum() == 0 and votes[:, [3, 4]].all()
+    assert abs(votes[:, 2].mean() - 0.5) < 5 * 0.5 / np.sqrt(1000)
+
+
+def test_majority_guesses_come_for_the_whole_batch_at_once(neuron, lively, rng):
+    """One coin a step, as published: what is shown is the majority at that step, or the posterior's spikes (sevens)."""
+    steps, p, from_step, shown = 400, 0.3, 5, []
+    prior = lively(Prior(neuron, UNITS, 3)).eval()
+    prior.layers[0].register_forward_pre_hook(lambda _, inputs: shown.append(inputs[0]))
+    z = torch.full((steps, BATCH, UNITS), 7.0)
+    candidates = prior(z, p, from_step, rng(), guess="majority")
+    own = shown[-1][1:] != 7
+    assert (own == own[:, :1, :1]).all(), "samples of a batch got different coins"
+    coins = own[:, 0, 0]
+    assert not coins[:from_step].any()
+    assert abs(coins[from_step:].float().mean() - p) < 5 * np.sqrt(p * (1 - p) / (steps - from_step))
+    expected = (candidates.mean(-1) > 0.5).float()[:-1]  # three candidates have no tie
+    assert torch.equal(shown[-1][1:][own], expected[own])
+
+
+def test_the_model_guesses_as_its_settings_say(settings, neuron, monkeypatch, rng):
+    guess = settings.scheduled_sampling.model_copy(update={"guess": "majority"})
+    model, calls = FSVAE(settings.model_copy(update={"scheduled_sampling": guess}), neuron, (1, 8, 8)), []
+    forward = model.prior.forward
+    monkeypatch.setattr(model.prior, "forward", lambda *a, guess: calls.append(guess) or forward(*a, guess=guess))
+    model(torch.rand(2, 1, 8, 8), 0.5, rng())
+    assert calls == ["majority"]
+
+
 @pytest.mark.parametrize(("progress", "expected"), [(0.0, 0.1), (0.25, 0.15), (1.0, 0.3)])
 def test_scheduled_probability_rises_linearly(model, monkeypatch, rng, progress, expected):
     """And it is what the prior is run with."""
     assert model.scheduled_probability(progress) == pytest.approx(expected)
     calls, forward = [], model.prior.forward
-    monkeypatch.setattr(model.prior, "forward", lambda z, p, step, g: calls.append((p, step)) or forward(z, p, step, g))
+    monkeypatch.setattr(
+        model.prior, "forward", lambda z, p, step, *a, **o: calls.append((p, step)) or forward(z, p, step, *a, **o)
+    )
     model(torch.rand(2, 1, 8, 8), progress, rng())
     assert calls == [(pytest.approx(expected), 2)]
 

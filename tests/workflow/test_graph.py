@@ -215,6 +215,7 @@ def test_what_snakemake_reruns_dvc_reruns(dvc_stages: dict[str, Any]) -> None:
                     "format",
                     "architecture",
                     "latent_norm",
+                    "guess",
                     "precision",
                     "resize",
                     "surrogate",

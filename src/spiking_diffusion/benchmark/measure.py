@@ -43,6 +43,7 @@ PLAIN = {
     "sdid.input": "embedding",
     "fsvae.architecture": "shared",
     "fsvae.latent_norm": "batch",
+    "fsvae.scheduled_sampling.guess": "pick",
 }
 """Settings that ``benchmark.plain`` writes out."""
 

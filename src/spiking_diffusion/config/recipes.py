@@ -111,11 +111,16 @@ class SDID(Section):
 
 
 class ScheduledSampling(Section):
-    """From ``from_step`` on, the prior sees its own guess with a probability rising from ``start`` to ``end``."""
+    """From ``from_step`` on, the prior sees its own guess with a probability rising from ``start`` to ``end``.
+
+    ``guess: pick`` takes a candidate at random and decides for each sample; ``majority`` takes that of the candidates
+    and decides for the whole batch.
+    """
 
     start: Unit
     end: Unit
     from_step: Annotated[int, Field(ge=0)]
+    guess: Literal["pick", "majority"]
 
 
 class FSVAE(Section):

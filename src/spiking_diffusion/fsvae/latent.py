@@ -12,12 +12,15 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
 from spiking_diffusion import config
 from spiking_diffusion.snn import layers
+
+Guess = Literal["pick", "majority"]
 
 
 class _Autoregressive(nn.Module):
@@ -84,21 +87,25 @@ class Prior(_Autoregressive):
     ) -> None:
         super().__init__(neuron, units, units, k, norm, alpha)
 
-    def forward(self, z: Tensor, p: float, from_step: int, generator: torch.Generator) -> Tensor:
+    def forward(self, z: Tensor, p: float, from_step: int, generator: torch.Generator, guess: Guess = "pick") -> Tensor:
         """Candidate spikes (T, B, c, k) given the posterior's train z (T, B, c).
 
         Scheduled sampling: of the spikes from step ``from_step`` (counted from 0) on, the next step is shown the
-        prior's own guess instead of the posterior's with probability ``p``, sample by sample.
+        prior's own guess instead of the posterior's with probability ``p``. ``pick`` decides sample by sample and
+        guesses with a candidate picked at random; ``majority`` decides once a step for the whole batch and guesses
+        with the candidates' majority.
         """
         z = z.detach()
-        own = torch.rand(z.shape[:2], generator=generator, device=z.device) < p  # (T, B)
+        coins = len(z), z.shape[1] if guess == "pick" else 1
+        own = torch.rand(coins, generator=generator, device=z.device) < p
         own[:from_step] = False
         picks = draw_picks(z.shape, self.k, generator, z.device)
         seen = [torch.zeros_like(z[0])]
         with self._drawing() as membranes:
             for t in range(len(z) - 1):
-                guess = pick(self._step(seen[t], membranes), picks[t])
-                seen.append(torch.where(own[t, :, None], guess, z[t]))
+                candidates = self._step(seen[t], membranes)
+                guessed = pick(candidates, picks[t]) if guess == "pick" else majority(candidates, generator)
+                seen.append(torch.where(own[t, :, None], guessed, z[t]))
         return self._sequence(torch.stack(seen))
 
     def sample(self, batch: int, steps: int, generator: torch.Generator, device: torch.device) -> Tensor:
@@ -109,6 +116,13 @@ class Prior(_Autoregressive):
             for t in range(steps):
                 train.append(pick(self._step(train[t], membranes), picks[t]))
         return torch.stack(train[1:])
+
+
+def majority(candidates: Tensor, generator: torch.Generator) -> Tensor:
+    """Candidates (..., c, k) -> spikes (..., c), where more than half of the k fire; a coin decides a tie."""
+    lead = 2 * candidates.sum(-1) - candidates.shape[-1]
+    coins = torch.rand(lead.shape, generator=generator, device=lead.device)
+    return (lead + coins > 0.5).float()
 
 
 def draw_picks(shape: tuple[int, ...], k: int, generator: torch.Generator, device: torch.device) -> Tensor:

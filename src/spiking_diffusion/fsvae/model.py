@@ -61,7 +61,8 @@ class FSVAE(nn.Module):
         """Images (B, C_in, H, W) in [0, 1] through posterior and decoder; the prior looks on."""
         x = self.into_latent(self.encoder(images).flatten(2))  # (T, B, c)
         z, q = self.posterior(x, generator)
-        p = self.prior(z, self.scheduled_probability(progress), self.settings.scheduled_sampling.from_step, generator)
+        schedule, probability = self.settings.scheduled_sampling, self.scheduled_probability(progress)
+        p = self.prior(z, probability, schedule.from_step, generator, guess=schedule.guess)
         return FSVAEOutput(self.decode(z), z, q, p)
 
     def encode(self, images: Tensor, generator: torch.Generator) -> Tensor:
