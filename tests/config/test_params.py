@@ -443,8 +443,8 @@ def test_dvc_sets_a_key_in_one_recipe_only(tmp_path, key):
 
 def test_heirs_follow_paper(tmp_path):
     path = tmp_path / "params.yaml"
-    path.write_text(TEXT.replace("{tau: 2.0", "{tau: 3.0", 1), encoding="utf-8")
-    assert {recipe.neuron.tau for recipe in load_params(path).recipes.values()} == {3.0}
+    path.write_text(TEXT.replace("v_reset: 0.0", "v_reset: 0.1", 1), encoding="utf-8")
+    assert {recipe.neuron.v_reset for recipe in load_params(path).recipes.values()} == {0.1}
 
 
 # --- the classes ----------------------------------------------------------------------------------------
@@ -497,5 +497,5 @@ def test_recipes_page_has_every_key_and_marks_differences():
     }
     recipes = list(PARAMS.recipes)
     assert rows["`vqsvae.codebook.init`"][recipes.index("released")] == "**normal**"
-    assert rows["`neuron.tau`"] == ["2.0"] * len(recipes)
+    assert rows["`neuron.v_reset`"] == ["0.0"] * len(recipes)
     assert rows["`sdid.channels`"][0] == "[64, 128, 256, 512, 256]"

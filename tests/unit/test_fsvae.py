@@ -1,16 +1,20 @@
 """FSVAE: autoregressive drawing against its O(T^2) definition, scheduled sampling, loss."""
 
 import copy
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch import nn
 
 from spiking_diffusion import config
+from spiking_diffusion.config import load_params
 from spiking_diffusion.fsvae import FSVAE, FSVAEOutput, Posterior, Prior, fsvae_loss
 from spiking_diffusion.fsvae.latent import draw_picks, majority, pick
-from spiking_diffusion.snn import SpikingLayer, StridedDecoder
+from spiking_diffusion.fsvae.model import resized
+from spiking_diffusion.snn import SpikingLayer
 
 T, BATCH, UNITS, K = 7, 6, 4, 5
 CPU = torch.device("cpu")
@@ -311,27 +315,89 @@ def test_released_code_has_biases_in_place_of_norms_around_the_latent_train(sett
     assert torch.equal(pick(candidates, draw_picks(own.shape, K, rng(2), CPU)), own) and 0.1 < own.mean() < 0.9
 
 
+@pytest.fixture
+def original(settings):
+    """The network of Kamata et al. (2022), narrower."""
+    return settings.model_copy(update={"architecture": "original", "channels": [4, 5, 6, 7]})
+
+
 @pytest.mark.parametrize("shape", [(1, 28, 28), (3, 32, 32), (1, 20, 12)])
-def test_original_architecture(settings, neuron, lively, rng, shape):
-    """Four stages of stride 2: 28x28 is padded to 32x32, of which 2x2 is left, and cropped back."""
-    original = settings.model_copy(update={"architecture": "original", "channels": [4, 5, 6, 7]})
+def test_original_architecture(original, neuron, lively, rng, shape):
+    """Four stages of stride 2: 28x28 is resized to 32x32, of which 2x2 is left, and what is drawn resized back."""
     model = lively(FSVAE(original, neuron, shape)).train()
-    images = torch.rand(3, *shape)
+    images, sides = torch.rand(3, *shape), [-(-side // 16) * 16 for side in shape[1:]]
     out = model(images, 0.5, rng())
-    assert model.encoder(images).shape == (T, 3, 7, -(-shape[1] // 16), -(-shape[2] // 16))
-    assert out.images.shape == images.shape and out.images.std() > 0.05
+    assert model.encoder(images).shape == (T, 3, 7, sides[0] // 16, sides[1] // 16)
+    assert out.images.shape == (3, shape[0], *sides) and out.images.std() > 0.05
     fsvae_loss(out, images, original)["loss"].backward()
     assert all(p.grad is not None and p.grad.isfinite().all() for p in model.parameters())
-    sampled = model.sample(2, rng(), torch.device("cpu"))
-    assert sampled.shape == (2, *shape) and sampled.min() >= 0 and sampled.max() <= 1
+    for made in (model.sample(2, rng(), CPU), model.reconstruct(images[:2], rng())):
+        assert made.shape == (2, *shape) and made.min() >= 0 and made.max() <= 1
 
 
-def test_original_decoder_crops_the_middle(settings, neuron, lively):
-    decoder = lively(StridedDecoder(neuron, [3, 4, 5, 6], (1, 28, 28), 0.8)).eval()
-    whole = lively(StridedDecoder(neuron, [3, 4, 5, 6], (1, 32, 32), 0.8)).eval()
-    whole.load_state_dict(decoder.state_dict())
-    spikes = (torch.rand(T, 2, 6, 2, 2) < 0.5).float()
-    assert torch.equal(decoder(spikes), whole(spikes)[:, :, 2:30, 2:30])
+def test_images_are_resized_as_published_loaders_do():
+    """Pillow's bilinear filter, up to its rounding to 8 bits in each direction; and equal sizes are left alone."""
+    pixels = torch.randint(256, (28, 28), dtype=torch.uint8)
+    expected = np.asarray(Image.fromarray(pixels.numpy()).resize((32, 32), Image.Resampling.BILINEAR))
+    images = (pixels / 255)[None, None]
+    found = 255 * resized(images, (32, 32))[0, 0].numpy()
+    assert np.abs(found - expected).max() <= 1.01
+    back = resized(resized(images, (32, 32)), (28, 28))
+    assert back.shape == images.shape and back.min() >= 0 and back.max() <= 1
+    assert resized(images, (28, 28)) is images
+
+
+def test_original_network_works_on_images_from_minus_1_to_1(original, neuron, lively, rng):
+    """Its input current is 2 x - 1, its output tanh; an image in [0, 1] is half of that and a half."""
+    model = lively(FSVAE(original, neuron, (1, 32, 32))).eval()
+    currents, images = [], torch.rand(2, 1, 32, 32)
+    model.encoder.first.register_forward_pre_hook(lambda _, args: currents.append(args[0]))
+    model.encoder(images)
+    assert torch.equal(currents[0], 2 * images - 1)
+
+    spikes = (torch.rand(T, 2, 7, 2, 2) < 0.5).float()
+    weights = 0.8 ** torch.arange(T - 1, -1, -1)
+    steps = [model.decoder.out(step) for step in model.decoder.last(model.decoder.inner(spikes))]
+    expected = torch.tanh(sum(w * step for w, step in zip(weights, steps, strict=True)))
+    torch.testing.assert_close(2 * model.decoder(spikes) - 1, expected, rtol=1e-5, atol=1e-5)
+    assert expected.min() < -0.1
+
+
+def test_original_loss_is_taken_at_32_in_minus_1_to_1(original, neuron, lively, rng):
+    images = torch.rand(2, 1, 28, 28)
+    out = lively(FSVAE(original, neuron, (1, 28, 28)))(images, 0.5, rng())
+    error = (2 * out.images - 1) - (2 * resized(images, (32, 32)) - 1)
+    torch.testing.assert_close(fsvae_loss(out, images, original)["reconstruction"], (error**2).mean())
+
+
+def test_original_prior_and_posterior_normalise_to_twice_the_threshold(original, settings, neuron):
+    """tdBN's alpha is 2 in them, as published, and 1 in all other layers and in ``shared``."""
+
+    def scales(settings):
+        model = FSVAE(settings, neuron.model_copy(update={"v_threshold": 0.2}), (1, 16, 16))
+        return {
+            name: {layer.scale for layer in part.modules() if isinstance(layer, SpikingLayer)}
+            for name, part in model.named_children()
+        }
+
+    parts = ("encoder", *LATENT, "decoder")
+    assert scales(original) == {part: {0.4 if part in ("posterior", "prior") else 0.2} for part in parts}
+    assert scales(settings) == {part: {0.2} for part in parts}
+
+
+def test_recipe_of_kamata_is_complete():
+    """Against the published settings; nothing of it may come from ``paper`` unseen."""
+    recipe = load_params(Path(__file__).parents[2] / "params.yaml").recipes["fsvae-original"]
+    neuron, fsvae, train = recipe.neuron, recipe.fsvae, recipe.fsvae.train
+    assert 1 - 1 / neuron.tau == pytest.approx(0.25, rel=1e-12) and not neuron.decay_input
+    assert (neuron.v_threshold, neuron.v_reset, neuron.surrogate, neuron.alpha) == (0.2, 0.0, "rectangular", 1.0)
+    assert not neuron.detach_reset
+    assert (fsvae.architecture, fsvae.channels, fsvae.latent_dim) == ("original", [32, 64, 128, 256], 128)
+    assert (fsvae.T, fsvae.k, fsvae.tau_syn, fsvae.output_decay, fsvae.latent_norm) == (16, 20, 2.0, 0.8, "batch")
+    schedule = fsvae.scheduled_sampling
+    assert (schedule.start, schedule.end, schedule.from_step, schedule.guess) == (0.1, 0.3, 5, "majority")
+    assert (train.epochs, train.batch_size, train.lr, train.schedule) == (150, 250, 0.001, "constant")
+    assert (train.betas, train.weight_decay) == ([0.9, 0.999], 0.001)
 
 
 def test_latent_train_is_decoded_by_the_whole_network(model, rng):

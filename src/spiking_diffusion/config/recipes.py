@@ -126,9 +126,10 @@ class ScheduledSampling(Section):
 class FSVAE(Section):
     """FSVAE (Kamata et al. 2022).
 
-    ``architecture: shared`` has the encoder and decoder of VQ-SVAE (two ``channels``, and ``code_dim``); ``original``
-    is the published one: a stage of stride 2 for each of ``channels``, without ``code_dim``. ``latent_norm: none``
-    has biases in place of batch normalisation in the four parts around the latent train: into it, posterior, prior,
+    ``architecture: shared`` has the encoder and decoder of VQ-SVAE (two ``channels``, and ``code_dim``). ``original``
+    is the published network: a stage of stride 2 for each of ``channels``, images resized to a multiple of 2^stages
+    and in [-1, 1], and tdBN with alpha 2 in prior and posterior. It has no ``code_dim``. ``latent_norm: none`` has
+    biases in place of batch normalisation in the four parts around the latent train: into it, posterior, prior,
     out of it.
     """
 

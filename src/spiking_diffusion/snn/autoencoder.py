@@ -48,13 +48,13 @@ class SpikingDecoder(nn.Module):
 
         Training compares these values as they are; ``clamp(0, 1)`` makes an image of them.
         """
-        return leaky_readout(self.first(spikes), self.second, self.out, self.decay)
+        return leaky_readout(self.first(spikes), self.second, self.out, self.decay) + 0.5
 
 
 class StridedEncoder(nn.Module):
     """The encoder of Kamata et al. (2022): Conv 3x3 s2 + BatchNorm + LIF for each of ``channels``.
 
-    Images are padded with black to a multiple of 2^stages.
+    Direct encoding: the image, stretched to [-1, 1], is the input current of each of the T steps.
     """
 
     def __init__(self, neuron: config.Neuron, c_in: int, channels: Sequence[int], steps: int) -> None:
@@ -65,36 +65,29 @@ class StridedEncoder(nn.Module):
         self.rest = nn.Sequential(*rest)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Images (B, C_in, H, W) in [0, 1] -> spikes (T, B, channels[-1], h, w)."""
-        bottom, right = (-side % 2 ** (1 + len(self.rest)) for side in images.shape[2:])
-        padded = F.pad(images, (right // 2, right - right // 2, bottom // 2, bottom - bottom // 2))
-        return self.rest(self.first(padded - 0.5, steps=self.steps))
+        """Images (B, C_in, H, W) in [0, 1] -> spikes (T, B, channels[-1], H / 2^stages, W / 2^stages)."""
+        return self.rest(self.first(2 * images - 1, steps=self.steps))
 
 
 class StridedDecoder(nn.Module):
-    """The mirror of ``StridedEncoder``, read out as ``SpikingDecoder`` is and cropped to ``image_shape`` (C, H, W)."""
+    """The mirror of ``StridedEncoder``, read out as ``SpikingDecoder`` is."""
 
-    def __init__(
-        self, neuron: config.Neuron, channels: Sequence[int], image_shape: tuple[int, int, int], decay: float
-    ) -> None:
+    def __init__(self, neuron: config.Neuron, channels: Sequence[int], c_out: int, decay: float) -> None:
         super().__init__()
         self.decay = decay
-        self.image_shape = image_shape
         widths = [*reversed(channels), channels[0]]
         *inner, last = [layers.conv_transpose(neuron, a, b) for a, b in itertools.pairwise(widths)]
         self.inner = nn.Sequential(*inner)
         self.last = last
-        self.out = nn.ConvTranspose2d(channels[0], image_shape[0], 3, padding=1)
+        self.out = nn.ConvTranspose2d(channels[0], c_out, 3, padding=1)
 
     def forward(self, spikes: Tensor) -> Tensor:
-        """Spikes (T, B, channels[-1], h, w) -> images (B, C, H, W) in (-0.5, 1.5)."""
-        images = leaky_readout(self.inner(spikes), self.last, self.out, self.decay)
-        top, left = ((have - want) // 2 for have, want in zip(images.shape[2:], self.image_shape[1:], strict=True))
-        return images[:, :, top : top + self.image_shape[1], left : left + self.image_shape[2]]
+        """Spikes (T, B, channels[-1], h, w) -> images (B, C_out, h 2^stages, w 2^stages) in (0, 1)."""
+        return (leaky_readout(self.inner(spikes), self.last, self.out, self.decay) + 1) / 2
 
 
 def leaky_readout(spikes: Tensor, last: layers.SpikingLayer, out: nn.ConvTranspose2d, decay: float) -> Tensor:
-    """``tanh(sum_t decay^(T-1-t) out(last(spikes))_t) + 0.5``.
+    """``tanh(sum_t decay^(T-1-t) out(last(spikes))_t)``.
 
     ``out`` is linear, so the sum over time comes first and the map is applied once; its bias, which each step would
     have added, is multiplied by the sum of the weights.
@@ -102,4 +95,4 @@ def leaky_readout(spikes: Tensor, last: layers.SpikingLayer, out: nn.ConvTranspo
     weights = decay_weights(len(spikes), decay).to(spikes)
     assert out.bias is not None
     bias = out.bias * weights.sum()
-    return torch.tanh(F.conv_transpose2d(last(spikes, readout=weights), out.weight, bias, padding=1)) + 0.5
+    return torch.tanh(F.conv_transpose2d(last(spikes, readout=weights), out.weight, bias, padding=1))
