@@ -58,6 +58,19 @@ def test_no_feature_is_dead(judged):
         assert spread.min() > 0.05, f"{int((spread <= 0.05).sum())} features are almost constant"
 
 
+STORED = sorted((Path(__file__).parents[2] / "docs/ladders").glob("*.csv"))
+"""Ladders of datasets whose judges take longer to train, as `docs/evaluation.md` has them."""
+
+
+@pytest.mark.parametrize("path", STORED, ids=lambda path: path.stem)
+def test_stored_ladders_are_in_the_same_order(path):
+    stored = pd.read_csv(path).set_index("images")
+    fid, legible = stored["fid"], stored["legible"]
+    assert fid["real"] < fid["halves of one class"] < fid["halves of any two"] < fid["noise"]
+    assert fid["halves of any two"] > 5 * fid["real"]
+    assert legible["halves of any two"] < legible["real"] / 2
+
+
 def test_impostors_are_in_the_order_that_a_person_would_give_them(ladder):
     fid = ladder["fid"]
     assert fid["real"] < fid["halves of one class"] < fid["halves of any two"]
