@@ -157,6 +157,8 @@ def mutated(value: Any) -> list[Any]:
                 "normal",
                 "embedding",
                 "spikes",
+                "straight-through",
+                "reconstruction",
                 "psp",
                 "leaky-sum",
                 "poisson",
