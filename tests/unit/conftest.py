@@ -141,11 +141,16 @@ def strong_judges():
 
 @pytest.fixture(scope="session")
 def tiny_params():
-    """``tiny_params(temperature=0.5, ...)``: small networks in ``quick``; keys are of its ``sample``."""
+    """``tiny_params(temperature=0.5, ...)``: small networks and short trainings in ``quick``. Keys of ``train`` are of
+    its three trainings, all others of its ``sample``."""
 
-    def build(**sample):
+    def build(seed=0, train=None, **sample):
         raw = yaml.safe_load(yaml.safe_dump(RAW))
         quick = raw["recipes"]["quick"]
+        quick["seed"] = seed
+        for model in ("vqsvae", "sdid", "fsvae"):
+            short = {"epochs": 2, "batch_size": 8, "threads": torch.get_num_threads()}
+            quick[model]["train"] |= short | (train or {})
         quick["vqsvae"] |= {"channels": [4, 4], "code_dim": 4}
         quick["vqsvae"]["codebook"]["size"] = 6
         quick["sdid"] |= {"T": 2, "channels": [8, 8], "embed_dim": 4}

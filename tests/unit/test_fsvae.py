@@ -7,10 +7,12 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import load_file, save_file
 from torch import nn
 
-from spiking_diffusion import config
+from spiking_diffusion import config, paths
 from spiking_diffusion.config import load_params
+from spiking_diffusion.families import load
 from spiking_diffusion.fsvae import FSVAE, FSVAEOutput, Posterior, Prior, fsvae_loss
 from spiking_diffusion.fsvae.latent import draw_picks, majority, pick
 from spiking_diffusion.fsvae.model import resized
@@ -412,6 +414,20 @@ def test_latent_train_is_decoded_by_the_whole_network(model, rng):
 
     torch.testing.assert_close(model.reconstruct(images, rng(1)), decoded(out.z))
     torch.testing.assert_close(model.sample(BATCH, rng(2), CPU), decoded(model.prior.sample(BATCH, T, rng(2), CPU)))
+
+
+def test_samples_need_the_prior_and_the_decoder_alone(untrained):
+    """Not what turns images into codes."""
+    run = untrained.resolve("digits-fsvae")
+    path = paths.model_path(run.name, "fsvae")
+
+    def drawn():
+        return load(run, CPU).draw(10)[0]
+
+    first, weights = drawn(), load_file(path)
+    for part, same in (("posterior", True), ("encoder", True), ("into_latent", True), ("prior", False)):
+        save_file({key: -x if key.startswith(part) and x.dim() > 1 else x for key, x in weights.items()}, path)
+        assert torch.equal(drawn(), first) == same, part
 
 
 def test_draws_depend_on_the_generator_alone(model, rng):

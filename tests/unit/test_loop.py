@@ -6,6 +6,7 @@ import time
 from itertools import chain
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import yaml
@@ -44,6 +45,7 @@ class Regression:
         self.at, self.steps, self.progress, self.weights = at, 0, [], []
 
     def loss(self, index, noise, progress):
+        assert self.module.training
         scale = self.at(self.steps)
         self.steps += 1
         self.progress.append(progress)
@@ -393,6 +395,49 @@ def test_each_epoch_sees_every_example_once_in_another_order(tmp_path):
     epochs = [[*chain(*seen[i : i + STEPS])] for i in range(0, len(seen), STEPS)]
     assert all(sorted(order) == list(range(10)) for order in epochs)
     assert len({tuple(order) for order in epochs}) == EPOCHS
+
+
+def test_every_step_has_noise_of_its_own(tmp_path):
+    """Also the first step of each epoch."""
+    drawn, task = [], Regression()
+    inner = task.loss
+
+    def loss(index, noise, progress):
+        drawn.append(float(torch.rand((), generator=noise, dtype=torch.float64)))
+        return inner(index, noise, progress)
+
+    task.loss = loss
+    fit(task, SETTINGS, 0, IDENTITY, tmp_path, CPU)
+    assert len(set(drawn)) == EPOCHS * STEPS
+
+
+@pytest.mark.parametrize(
+    ("schedule", "lr", "betas", "weight_decay"),
+    [
+        ("constant", 0.01, [0.9, 0.999], 0.0),
+        ("constant", 0.02, [0.5, 0.9], 0.3),
+        ("cosine", 0.01, [0.8, 0.95], 0.1),
+    ],
+)
+def test_weights_move_as_adamw_says(tmp_path, schedule, lr, betas, weight_decay):
+    """Loshchilov and Hutter, arXiv:1711.05101, Algorithm 2, by hand for one weight whose gradient changes each step."""
+    task = Regression()
+    weight = task.module[0].weight
+    gradients, expected = (
+        [float(1 + step % 3) * (-1) ** step for step in range(EPOCHS * STEPS)],
+        weight.detach().double(),
+    )
+    task.loss = lambda index, noise, progress: {"loss": gradients[round(progress * EPOCHS * STEPS)] * weight.sum()}
+    changed = {"schedule": schedule, "lr": lr, "betas": betas, "weight_decay": weight_decay}
+    fit(task, SETTINGS.model_copy(update=changed), 0, IDENTITY, tmp_path, CPU)
+    mean = square = 0.0
+    for step, gradient in enumerate(gradients):
+        rate = lr if schedule == "constant" else lr * (1 + np.cos(np.pi * step / len(gradients))) / 2
+        mean = betas[0] * mean + (1 - betas[0]) * gradient
+        square = betas[1] * square + (1 - betas[1]) * gradient**2
+        mean_hat, square_hat = mean / (1 - betas[0] ** (step + 1)), square / (1 - betas[1] ** (step + 1))
+        expected = expected - rate * weight_decay * expected - rate * mean_hat / (square_hat**0.5 + 1e-8)
+    torch.testing.assert_close(weight.detach().double(), expected, rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize(("schedule", "rates"), [("constant", [0.01] * 3), ("cosine", [0.01, 0.005, 0.0])])

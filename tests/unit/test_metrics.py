@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from safetensors.torch import load_file
 from torch import nn
 
 from spiking_diffusion import artifacts, paths
@@ -354,6 +355,19 @@ def test_classifier_is_the_same_twice(digits):
     first = artifacts.sha256(make(Job(short, "classifier", "digits"), "cpu"))
     torch.manual_seed(99)
     assert artifacts.sha256(make(Job(short, "classifier", "digits"), "cpu")) == first
+
+
+@pytest.mark.parametrize(("split", "changed"), [("test", set()), ("validation", {"temperature"})])
+def test_judges_learn_from_training_images_and_are_calibrated_on_validation_images(digits, split, changed):
+    """Wrong labels of another split change no weight, and those of validation images the temperature alone."""
+    digits = digits.model_copy(update={"classifier": digits.classifier.model_copy(update={"least_steps": 20})})
+    first = load_file(make(Job(digits, "classifier", "digits"), "cpu"))
+    path = paths.data_path("digits")
+    arrays = artifacts.read_npz(path)
+    arrays[f"{split}_labels"] = arrays[f"{split}_labels"][::-1].copy()
+    artifacts.write_npz(path, arrays)
+    again = load_file(make(Job(digits, "classifier", "digits"), "cpu"))
+    assert {key for key, value in first.items() if not torch.equal(value, again[key])} == changed
 
 
 def test_loaded_classifier_has_the_sizes_of_its_file(classifier):

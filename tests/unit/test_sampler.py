@@ -8,7 +8,11 @@ import pytest
 import torch
 from scipy import stats
 
+from spiking_diffusion import artifacts
 from spiking_diffusion.diffusion import AbsorbingDiffusion, sample_ancestral
+from spiking_diffusion.families import load
+from spiking_diffusion.graph.jobs import Job
+from spiking_diffusion.stages import make
 
 CPU = torch.device("cpu")
 EVERY_STEP = [(4, 3), (3, 2), (2, 1), (1, 0)]
@@ -285,3 +289,21 @@ def test_every_one_of_the_steps_reveals_something(steps, rng):
     diffusion = AbsorbingDiffusion(2, 49)
     sample_ancestral(denoiser, diffusion, (60, 7, 7), 1.0, rng(), CPU, lambda _, t: seen.update(t.tolist()), steps)
     assert seen - {0} == {j * 49 // steps for j in range(1, steps + 1)}
+
+
+# --- the stage ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["digits", "digits-fsvae"])
+def test_no_image_is_drawn_twice(untrained, tiny_params, name):
+    """Seven batches, each with noise of its own."""
+    images, _ = load(tiny_params(temperature=1.0, batch_size=3).resolve(name), CPU).draw(20)
+    assert len(images.flatten(1).unique(dim=0)) > 15
+
+
+def test_as_many_images_as_the_recipe_says_in_its_steps(untrained, tiny_params):
+    """In one step all tokens are drawn at once, by one call."""
+    params = tiny_params(n=7, temperature=0.7, steps=1)
+    drawn = artifacts.read_npz(make(Job(params, "sample", "digits"), "cpu"))
+    assert drawn["images"].shape == (7, 1, 28, 28)
+    assert (drawn["temperature"], drawn["steps"], drawn["network_calls"]) == (0.7, 1, 1)
