@@ -1,12 +1,13 @@
 # make quick   set-up and the whole pipeline on scikit-learn's digits: CPU, minutes, no download of data
 # make test    set-up and all tests
 # make faults  kill every stage hundreds of times: some 20 minutes
+# make mutants make some fifty errors in copies of the project, and print which test sees each
 # make lint    formatters, linters, the type checker and the layers of the package
 PYTHON ?= python3
 BIN := $(CURDIR)/.venv/bin
 export PATH := $(BIN):$(PATH)
 
-.PHONY: setup quick digests test faults lint format generated lock clean
+.PHONY: setup quick digests test faults mutants lint format generated lock clean
 
 setup: .venv/ready
 
@@ -34,6 +35,10 @@ test: setup
 faults: setup
 	KILLS=8 python -m pytest tests/faults
 	python -m pytest -m slow
+
+# a table for docs/mutants.md; fails if no test sees an error
+mutants: setup
+	@python tests/mutants.py
 
 lint: setup
 	ruff check .
