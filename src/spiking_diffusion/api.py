@@ -4,19 +4,21 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from spiking_diffusion import families
+from spiking_diffusion import families, paths
 from spiking_diffusion.artifacts import read_json
 from spiking_diffusion.config import load_params
 from spiking_diffusion.devices import pick_device
 from spiking_diffusion.errors import UserError
 from spiking_diffusion.graph.jobs import Job
+from spiking_diffusion.pretrained import CONFIG, load_pretrained
 
 
 def load(run: str | Path, device: str = "auto") -> families.Model:
     """The trained model of a run.
 
     ``run`` is its name, in the project's folder, or from anywhere the path of its weights, ``.../results/models/NAME``.
-    ``device`` is auto, cpu or cuda.
+    Weights that come along are found by their name as well, as long as no run of that name has been trained, and by
+    their path, ``.../pretrained/NAME``. ``device`` is auto, cpu or cuda.
 
     >>> model = load("digits", device="cpu")
     >>> images = model.sample(4, seed=1)                # float (4, C, H, W) in [0, 1]
@@ -30,6 +32,8 @@ def load(run: str | Path, device: str = "auto") -> families.Model:
     other settings than ``params.yaml`` has.
     """
     path = Path(run)
+    if (shipped := _pretrained(path)) is not None:
+        return load_pretrained(shipped, pick_device(device))
     if path.parent != Path() and path.parts[-3:-1] != ("results", "models"):
         raise UserError(
             f"{run} is not the path of a run's weights: give a run's name, or a path .../results/models/NAME"
@@ -46,4 +50,13 @@ def load(run: str | Path, device: str = "auto") -> families.Model:
                 f"{root / job.out} was trained with other settings than params.yaml has for {settings.name!r}: "
                 f"train it again, or undo the change"
             )
-    return families.load(settings, pick_device(device), root)
+    return families.load(settings, pick_device(device), root / paths.models_path(settings.name))
+
+
+def _pretrained(path: Path) -> Path | None:
+    """The folder of pretrained weights that ``path`` names; None if it names none, or a run that has been trained."""
+    bare = path.parent == Path()
+    folder = paths.pretrained_path(path.name) if bare else path
+    return (
+        folder if folder.joinpath(CONFIG).is_file() and not (bare and paths.models_path(path.name).is_dir()) else None
+    )

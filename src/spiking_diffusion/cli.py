@@ -17,7 +17,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from spiking_diffusion import __version__, locks
+from spiking_diffusion import __version__, locks, paths
 from spiking_diffusion.config import FAMILIES, Params, load_params
 from spiking_diffusion.errors import UserError, unknown
 from spiking_diffusion.graph.dvc import dvc_yaml
@@ -25,7 +25,6 @@ from spiking_diffusion.graph.grid import grid_text
 from spiking_diffusion.graph.jobs import Job, job_of
 from spiking_diffusion.graph.stages import FLAGS, STAGES
 from spiking_diffusion.graph.suites import FIGURES, PAGES, pages_of
-from spiking_diffusion.paths import page_path
 from spiking_diffusion.reporting.recipes import recipes_page
 from spiking_diffusion.stages import make
 
@@ -52,6 +51,11 @@ def build_parser() -> argparse.ArgumentParser:
     }
     on = {name: _options(f"--{name}", required=True, metavar=name.upper(), help=text) for name, text in names.items()}
 
+    drawn_from = argparse.ArgumentParser(add_help=False)
+    source = drawn_from.add_mutually_exclusive_group(required=True)
+    source.add_argument("--run", metavar="RUN", help=names["run"])
+    source.add_argument("--pretrained", metavar="NAME", help="weights that come along: a folder in pretrained/")
+
     parser = argparse.ArgumentParser(
         prog="spiking-diffusion",
         description="Train, sample and measure spiking generative models. Each command is one stage of the pipeline; "
@@ -76,7 +80,8 @@ def build_parser() -> argparse.ArgumentParser:
             inner = commands.add_parser(group, help=text, description=f"{text.capitalize()}. {INTERRUPTED}")
             within[group] = inner.add_subparsers(dest=group, required=True, metavar="MODEL")
         if stage.command not in made:
-            parents = [on[FLAGS[stage.over]], *[device] * stage.gpu]
+            named = drawn_from if stage.command == "sample" else on[FLAGS[stage.over]]
+            parents = [named, *[device] * stage.gpu]
             made[stage.command] = command(name, stage.help, *parents, into=within.get(group))
             made[stage.command].set_defaults(stages=stage.command)
         for option, value in stage.options.items():
@@ -89,6 +94,8 @@ def build_parser() -> argparse.ArgumentParser:
     made["sample"].add_argument(
         "--out", type=Path, metavar="FILE.png", help="write a picture of the images here and nothing else"
     )
+    export = command("export", "copy the weights of an evaluated run, with a model card -> pretrained/RUN", on["run"])
+    export.add_argument("--folder", type=Path, metavar="FOLDER", help="where to (default: pretrained/RUN)")
     page = command("page", "write a page of the report -> work/report/SUITE/KIND.html", on["suite"])
     page.add_argument("kind", choices=PAGES, help="what it tells of")
     command("report", "collect tables, figures and settings of a finished suite -> results/report.html", on["suite"])
@@ -204,6 +211,9 @@ def _run(args: argparse.Namespace) -> int:
 def _make(args: argparse.Namespace, params: Params) -> None:
     """Do the job of a stage, or draw a picture by the command of one."""
     of_command = [stage for stage in STAGES.values() if stage.command == args.stages]
+    if args.command == "sample" and args.pretrained:
+        _draw_pretrained(args, params)
+        return
     asked = {option: getattr(args, option) for stage in of_command for option in stage.options}
     options = {option: value for option, value in asked.items() if value is not False}
     job = job_of(params, args.stages, getattr(args, FLAGS[of_command[0].over]), **options)
@@ -253,6 +263,22 @@ def _draw_picture(args: argparse.Namespace, job: Job) -> None:
     print(sample_picture(job.run, args.n or 64, args.out, pick_device(args.device or job.params.device)))
 
 
+def _draw_pretrained(args: argparse.Namespace, params: Params) -> None:
+    folder = paths.pretrained_path(args.pretrained)
+    if not _is_picture(args):
+        raise UserError("--pretrained draws a picture: add --out FILE.png")
+    if not (folder / "config.json").is_file():
+        have = {path.parent.name: path for path in folder.parent.glob("*/config.json")}
+        raise UserError(f"{folder} has no config.json: {unknown('set of weights', args.pretrained, have)}")
+
+    from spiking_diffusion.devices import pick_device
+    from spiking_diffusion.pretrained import load_pretrained
+    from spiking_diffusion.stages.sample import write_picture
+
+    write_picture(load_pretrained(folder, pick_device(args.device or params.device)), args.n or 64, args.out)
+    print(args.out)
+
+
 def _do(args: argparse.Namespace, params: Params) -> None:
     """The commands that make no results."""
     if "suite" in args and args.suite not in params.suites:
@@ -263,6 +289,10 @@ def _do(args: argparse.Namespace, params: Params) -> None:
         case "grid":
             _here(args)
             print(grid_text(params, args.run, args.sets, args.seeds, args.new_suite), end="")
+        case "export":
+            from spiking_diffusion.pretrained import export
+
+            print(export(params, args.run, args.folder or paths.pretrained_path(args.run)))
         case "bench":
             from spiking_diffusion.benchmark.measure import bench
 
@@ -337,7 +367,7 @@ def _prune(params: Params, yes: bool) -> int:
 def _report(params: Params, suite: str) -> None:
     """Let Snakemake write the pages of the report anew, and then its report on all that a suite has."""
     kinds, out = pages_of(params, suite), "results/report.html"
-    pages, rules = [str(page_path(suite, kind)) for kind in kinds], [f"{kind}_page" for kind in kinds]
+    pages, rules = [str(paths.page_path(suite, kind)) for kind in kinds], [f"{kind}_page" for kind in kinds]
     snakemake = [sys.executable, "-m", "snakemake", "--cores", "1"]
     locks.wait_for_snakemake()
     for command in (

@@ -33,9 +33,24 @@ def ladder_path(dataset: str) -> Path:
     return Path("results/ladders", f"{dataset}.csv")
 
 
+def models_path(run: str) -> Path:
+    """The folder with the weights of a run."""
+    return Path("results/models", run)
+
+
 def model_path(run: str, model: str) -> Path:
     """Weights of ``vqsvae``, ``sdid`` or ``fsvae``."""
-    return Path("results/models", run, f"{model}.safetensors")
+    return weights_path(models_path(run), model)
+
+
+def weights_path(folder: Path, model: str) -> Path:
+    """Weights of a network in a folder of weights."""
+    return folder / f"{model}.safetensors"
+
+
+def pretrained_path(name: str) -> Path:
+    """The folder of weights that come along."""
+    return Path("pretrained", name)
 
 
 def tokens_path(run: str) -> Path:

@@ -53,6 +53,14 @@ def codebook_settings():
 
 
 @pytest.fixture(scope="session")
+def sdid_settings(train_settings):
+    """``sdid_settings(input="raw", ...)``."""
+    base = {"T": 4, "architecture": "stack", "channels": [6, 8, 7], "positions": 0, "input": "embedding"}
+    base |= {"embed_dim": 4, "masks": "random", "loss": "elbo", "train": train_settings}
+    return lambda **changes: config.SDID(**{**base, **changes})
+
+
+@pytest.fixture(scope="session")
 def vqsvae_settings(train_settings, codebook_settings):
     """``vqsvae_settings(straight_through="embedding", ...)``."""
     base = {
@@ -157,7 +165,7 @@ def tiny_params():
         quick["fsvae"] |= {"channels": [4, 4], "code_dim": 4, "latent_dim": 6, "k": 3}
         quick["sample"] |= {"n": 30, "batch_size": 20, "threads": torch.get_num_threads(), "temperature": "tuned"}
         quick["sample"] |= sample
-        quick["tune"] = {"n": 25, "temperatures": [0.3, 1.0, 3.0], "steps": [60, 1, 7]}
+        quick["tune"] = {"n": 25, "temperatures": [0.3, 1.0, 3.0], "guidances": [0.0], "steps": [60, 1, 7]}
         quick["evaluate"] |= {"kid_subsets": 3, "protocols": ["classifier"]}
         quick["energy"] = {"n": 30}
         return config.check_params(raw)

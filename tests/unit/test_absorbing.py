@@ -114,6 +114,42 @@ def test_draws_depend_on_the_generator_alone(rng):
     assert not torch.equal(draw(1), draw(2))
 
 
+def test_counts_are_uniform_and_spread_over_the_batch(rng):
+    diffusion, noise = AbsorbingDiffusion(3, 7), rng()
+    drawn = torch.stack([diffusion.draw_counts(14, noise, torch.device("cpu")) for _ in range(500)])
+    counts = torch.stack([torch.bincount(row, minlength=9) for row in drawn])
+    assert (counts[:, 0] == 0).all()
+    assert (counts[:, 8] == 0).all()
+    assert (counts[:, 1:8] - 2).abs().max() <= 1  # 14 draws from 1..7
+    assert stats.chisquare(torch.bincount(drawn[:, 0], minlength=8)[1:].numpy()).pvalue > 0.001
+
+
+def test_mask_exactly_masks_every_choice_of_so_many(rng):
+    diffusion = AbsorbingDiffusion(3, 4)
+    tokens, counts = torch.randint(3, (6000, 2, 2)), torch.full((6000,), 2)
+    noisy = diffusion.mask_exactly(tokens, counts, rng())
+    masked = noisy == 3
+    assert torch.equal(noisy[~masked], tokens[~masked])
+    assert (masked.flatten(1).sum(1) == 2).all()
+    choices = torch.bincount((masked.flatten(1) * torch.tensor([8, 4, 2, 1])).sum(1), minlength=16)
+    six = choices[choices > 0]
+    assert len(six) == 6
+    assert stats.chisquare(six.numpy()).pvalue > 0.001
+
+
+def test_bound_of_counted_masks_is_that_of_all_orders(rng):
+    """A network that says how many tokens show: the mean over orders of -log p, token after token, by hand."""
+    diffusion = AbsorbingDiffusion(2, 4)
+    log_p = torch.tensor([0.9, 0.6, 0.3, 0.2]).log()  # of the true token where 1, 2, 3, 4 are masked
+    tokens = torch.zeros(8000, 2, 2, dtype=torch.int64)
+    noise = rng()
+    counts = diffusion.draw_counts(len(tokens), noise, torch.device("cpu"))
+    noisy = diffusion.mask_exactly(tokens, counts, noise)
+    p = log_p[counts - 1][:, None, None].expand(-1, 2, 2)
+    bound = diffusion.bound(torch.stack([p, (1 - p.exp()).log()], 1), tokens, noisy, counts)
+    assert float(bound.mean()) == pytest.approx(-float(log_p.mean()), rel=1e-3)
+
+
 # --- the bound ------------------------------------------------------------------------------------------
 
 

@@ -64,8 +64,8 @@ def test_vqsvae_is_the_plain_network(vqsvae_settings, codebook_settings, neuron,
 
 
 @pytest.mark.parametrize("kernels", [False, True])
-def test_sdid_is_the_plain_network(neuron, train_settings, lively, kernels):
-    settings = config.SDID(T=4, channels=[6, 8, 7], input="embedding", embed_dim=4, loss="elbo", train=train_settings)
+def test_sdid_is_the_plain_network(neuron, sdid_settings, lively, kernels):
+    settings = sdid_settings(T=4, channels=[6, 8, 7], input="embedding")
     ours = lively(SDID(settings, neuron, 5, 16)).train()
     theirs = plain.PlainSDID(ours).train()
     use_kernels(ours, kernels)
@@ -94,9 +94,9 @@ def test_fsvae_is_the_plain_network(neuron, train_settings, lively, rng, kernels
     assert_close(by_shape(gradients(loss, ours)), by_shape(gradients(plain_loss, theirs)))
 
 
-def test_hoisting_changes_running_variance_by_the_unbiased_factor_alone(neuron, train_settings, lively):
+def test_hoisting_changes_running_variance_by_the_unbiased_factor_alone(neuron, sdid_settings, lively):
     """T copies of a batch have its mean; their unbiased variance is smaller by T (n - 1) / (T n - 1)."""
-    settings = config.SDID(T=4, channels=[6], input="embedding", embed_dim=4, loss="elbo", train=train_settings)
+    settings = sdid_settings(T=4, channels=[6], input="embedding")
     ours = lively(SDID(settings, neuron, 5, 16)).train()
     theirs = plain.PlainSDID(ours).train()
     before = ours.first.norm.running_var.clone()
@@ -111,8 +111,8 @@ def test_hoisting_changes_running_variance_by_the_unbiased_factor_alone(neuron, 
     torch.testing.assert_close(norm.running_var, expected)
 
 
-def test_plain_sampler_reveals_everything(neuron, train_settings, rng):
-    settings = config.SDID(T=2, channels=[6], input="embedding", embed_dim=4, loss="elbo", train=train_settings)
+def test_plain_sampler_reveals_everything(neuron, sdid_settings, rng):
+    settings = sdid_settings(T=2, channels=[6], input="embedding")
     model = plain.PlainSDID(SDID(settings, neuron, 5, 16)).eval()
     tokens = plain.plain_sample(model, AbsorbingDiffusion(5, 16), (3, 4, 4), rng())
     assert tokens.shape == (3, 4, 4) and tokens.max() < 5

@@ -14,7 +14,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from spiking_diffusion import artifacts, paths
 from spiking_diffusion.benchmark.plain import PlainDecoder, PlainEncoder, PlainSDID, plain_layer
-from spiking_diffusion.diffusion import SDID
+from spiking_diffusion.diffusion import SDID, ResidualSDID
 from spiking_diffusion.families import load
 from spiking_diffusion.graph.jobs import Job
 from spiking_diffusion.metrics.energy import Counter, connections, fan_out, totals
@@ -251,10 +251,10 @@ def test_strict_count_is_that_of_lemaire(neuron, lively):
 
 def test_counting_changes_nothing_and_ends(untrained):
     drawing = load(untrained.resolve("digits"), CPU)
-    expected, _ = drawing.draw(10, "x", temperature=1.0, steps=49)
+    expected = drawing.draw(10, "x", temperature=1.0, steps=49).images
     counter = Counter()
     with counter.counting(10, sdid=drawing.sdid, decoder=drawing.vqsvae.decoder):
-        counted, notes = drawing.draw(10, "x", temperature=1.0, steps=49)
+        counted, notes, _ = drawing.draw(10, "x", temperature=1.0, steps=49)
     before = counter.table()
     assert torch.equal(counted, expected)
     assert all(layer.kernels for layer in drawing.sdid.modules() if isinstance(layer, layers.SpikingLayer))
@@ -299,3 +299,27 @@ def test_stage_for_fsvae(untrained):
     assert (table["calls"] == 1).all()
     prior = table.loc["prior"]
     assert prior["input_rate"].tolist()[1:] == pytest.approx(prior["firing_rate"].tolist()[:-1])
+
+
+def test_blocks_with_shortcuts_by_hand(neuron, tiny_params):
+    """Neurons without a synapse before them, whose spikes go into two; currents on the shortcut cost nothing."""
+    changes = {"T": 4, "architecture": "residual", "channels": [6, 6], "positions": 2}
+    settings = tiny_params().recipes["quick"].sdid.model_copy(update=changes)
+    model = ResidualSDID(settings, neuron, 5, (2, 2), 0).eval()
+    always(model.blocks[0].fire, *range(6))
+    always(model.blocks[1].fire, 0)
+    always(model.last, 0, 1)
+    counter = Counter()
+    with counter.counting(3, sdid=model), torch.no_grad():
+        model(torch.randint(6, (3, 2, 2)), torch.ones(3, dtype=torch.long))
+    table = counter.table().set_index("layer")
+    assert (table["macs"] == 0).all()
+    fires = table.loc[["blocks.0.fire", "blocks.1.fire", "last"]]
+    assert (fires["synops"] == 0).all()
+    assert list(fires["firing_rate"]) == [1, 1 / 6, 2 / 6]
+    dense = 2 * 2 * 9 * 6 * 6
+    assert list(table.loc[["blocks.0.synapse", "blocks.1.synapse"], "synops"]) == [4 * dense, 4 * dense / 6]
+    assert table.loc["blocks.0.synapse", "accumulates"] == 4 * 4 * 4 * 6 * 6  # each of 4 places reaches all 4
+    assert list(table.loc[["blocks.0.mix", "blocks.1.mix"], "synops"]) == [4 * 6 * 4 * 4, 4 * 4 * 4]
+    assert table.loc["out", "synops"] == pytest.approx(4 * 2 * 4 * 5)
+    assert table.loc["out", "accumulates"] == 4 * 2 * 4 * 5

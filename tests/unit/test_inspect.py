@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from spiking_diffusion.diffusion import AbsorbingDiffusion
+from spiking_diffusion.diffusion import AbsorbingDiffusion, sample_ancestral
 from spiking_diffusion.snn import layers
 from spiking_diffusion.snn.layers import record_rates
 from spiking_diffusion.stages.inspect import codes_in_context, trajectory
@@ -14,9 +14,15 @@ from spiking_diffusion.vqsvae import VQSVAE
 @pytest.mark.parametrize("steps", [12, 3])
 def test_trajectory_loses_masks_with_t_and_never_changes_a_token(rng, steps):
     diffusion = AbsorbingDiffusion(5, 12)
-    states = trajectory(
-        lambda tokens, t, where: torch.zeros(int(where.sum()), 5), diffusion, (50, 3, 4), 1.0, steps, rng()
-    )
+    shape = 50, 3, 4
+
+    def draw(note):
+        def denoiser(tokens, t, where):
+            return torch.zeros(int(where.sum()), 5)
+
+        sample_ancestral(denoiser, diffusion, shape, 1.0, rng(), torch.device("cpu"), note, steps=steps)
+
+    states = trajectory(draw, diffusion, shape)
     masked = states == diffusion.mask
     assert states.shape == (13, 50, 3, 4)
     assert masked[12].all() and not masked[0].any()

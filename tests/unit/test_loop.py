@@ -545,3 +545,40 @@ def with_noise_of_cuda(init):
         init(self, history, step, sums or {}, None if noise is None else torch.zeros(16, dtype=torch.uint8), seconds)
 
     return changed
+
+
+AVERAGED = SETTINGS.model_copy(update={"ema": 0.7})
+
+
+def test_averages_are_validated_and_kept(tmp_path):
+    """Against the weights after each step, averaged by hand: the first as they are, then 0.7 old + 0.3 new."""
+    seen = []
+
+    class Watched(Regression):
+        def loss(self, index, noise, progress):
+            if self.steps:
+                seen.append(self.module[0].weight.detach().clone())
+            return super().loss(index, noise, progress)
+
+    task = Watched()
+    fit(task, AVERAGED, 0, IDENTITY, tmp_path, CPU)
+    plain, _ = train(tmp_path / "plain")
+    last = plain.module[0].weight.detach()  # averages change nothing of the training itself
+    average, expected = seen[0], {}
+    for step, weight in enumerate([*seen[1:], last], 2):
+        average = 0.7 * average + 0.3 * weight
+        expected[step] = average
+    torch.testing.assert_close(task.module[0].weight.detach(), average)
+    for epoch, found in enumerate(task.weights, 1):
+        wanted = expected[epoch * STEPS].numpy()
+        assert np.allclose(np.frombuffer(found, np.float32).reshape(wanted.shape), wanted, atol=1e-6)
+
+
+def test_averages_go_on_after_an_interruption(tmp_path):
+    whole, history = train(tmp_path / "whole", settings=AVERAGED)
+    with pytest.raises(KeyboardInterrupt):
+        train(tmp_path / "cut", interrupted_after(2 * STEPS + 1), settings=AVERAGED)
+    resumed, again = train(tmp_path / "cut", settings=AVERAGED)
+    assert again == history
+    for one, other in zip(whole.module.state_dict().values(), resumed.module.state_dict().values(), strict=True):
+        assert torch.equal(one, other)

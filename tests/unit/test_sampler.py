@@ -291,13 +291,40 @@ def test_every_one_of_the_steps_reveals_something(steps, rng):
     assert seen - {0} == {j * 49 // steps for j in range(1, steps + 1)}
 
 
+def test_guidance_adds_what_the_condition_changes():
+    """l + w (l - l') of the table's logits with and without the condition, and two calls in place of one."""
+    size, steps = 3, 2
+    diffusion = AbsorbingDiffusion(size, steps)
+    with_it, without = torch.tensor([1.0, 0.0, -1.0]), torch.tensor([0.0, 0.5, -0.5])
+    seen = []
+
+    def denoiser(tokens, t, where, condition=None):
+        seen.append(condition)
+        return (without if condition is None else with_it).expand(int(where.sum()), size)
+
+    n, condition = 20_000, torch.arange(20_000)
+    generator = torch.Generator().manual_seed(0)
+    tokens, calls = sample_ancestral(
+        denoiser, diffusion, (n, 1, 2), 1.0, generator, CPU, condition=condition, guidance=1.5
+    )
+    found = torch.bincount(tokens.flatten(), minlength=size).numpy()
+    p = (with_it + 1.5 * (with_it - without)).double().softmax(0).numpy()
+    assert stats.chisquare(found, 2 * n * p).pvalue > 0.001
+    told = [part for part in seen if part is not None]
+    assert len(told) == len(seen) / 2
+    assert calls == 2 * sum(map(len, told))
+    assert torch.equal(told[0], condition)  # all of them begin
+    _, plain = sample_ancestral(denoiser, diffusion, (n, 1, 2), 1.0, generator, CPU, condition=condition)
+    assert plain < calls
+
+
 # --- the stage ------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", ["digits", "digits-fsvae"])
 def test_no_image_is_drawn_twice(untrained, tiny_params, name):
     """Seven batches, each with noise of its own."""
-    images, _ = load(tiny_params(temperature=1.0, batch_size=3).resolve(name), CPU).draw(20)
+    images = load(tiny_params(temperature=1.0, batch_size=3).resolve(name), CPU).draw(20).images
     assert len(images.flatten(1).unique(dim=0)) > 15
 
 

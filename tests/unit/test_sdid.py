@@ -5,7 +5,6 @@ import copy
 import pytest
 import torch
 
-from spiking_diffusion import config
 from spiking_diffusion.diffusion import SDID
 from spiking_diffusion.snn import SpikingLayer, use_kernels
 
@@ -13,9 +12,9 @@ SIZE, STEPS, T = 5, 16, 6
 
 
 @pytest.fixture
-def make(neuron, train_settings, lively):
+def make(neuron, sdid_settings, lively):
     def build(size=SIZE, steps=STEPS, kind="embedding"):
-        settings = config.SDID(T=T, channels=[6, 8, 7], input=kind, embed_dim=4, loss="elbo", train=train_settings)
+        settings = sdid_settings(T=T, channels=[6, 8, 7], input=kind)
         return lively(SDID(settings, neuron, size, steps))
 
     return build

@@ -70,7 +70,7 @@ def test_a_seed_and_a_temperature_pick_the_tokens(here: Any) -> None:
 
 
 def test_a_model_draws_what_the_stage_drew(here: Any) -> None:
-    images, notes = sd.load("digits").draw(40)
+    images, notes, _ = sd.load("digits").draw(40)
     drawn = families.inputs.load_samples(sd.load_params(), sd.load("digits").config)
     assert torch.equal(images, torch.from_numpy(drawn["images"])) and notes["network_calls"] == drawn["network_calls"]
 

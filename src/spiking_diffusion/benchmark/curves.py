@@ -63,7 +63,7 @@ class _Plain:
         self.module: nn.Module = (
             plain.PlainVQSVAE(ours.module)
             if isinstance(ours, VQSVAETask)
-            else plain.PlainSDID(ours.module)
+            else plain.PlainSDID(ours.module)  # type: ignore[arg-type]
             if isinstance(ours, SDIDTask)
             else plain.PlainFSVAE(ours.module)
         )

@@ -40,6 +40,7 @@ PLAIN = {
     "vqsvae.straight_through": "spikes",
     "vqsvae.k_gradient": "straight-through",
     "vqsvae.coding": "asg",
+    "sdid.architecture": "stack",
     "sdid.input": "embedding",
     "fsvae.architecture": "shared",
     "fsvae.latent_norm": "batch",

@@ -51,7 +51,7 @@ FAMILIES: dict[Model, Family] = {
             section="baselines",
             networks={"fsvae": "FSVAE"},
             module="families.fsvae",
-            ignores=frozenset({"tune"}),
+            ignores=frozenset({"tune", "condition"}),
         ),
     )
 }

@@ -43,8 +43,15 @@ class RunSettings(Section):
 
     @property
     def tuned(self) -> bool:
-        """Whether the stage ``tune`` chooses its temperature."""
-        return "tune" not in self.family.unused and self.recipe.sample.temperature == "tuned"
+        """Whether the stage ``tune`` chooses its temperature or guidance."""
+        chosen = {self.recipe.sample.temperature, self.recipe.sample.guidance if self.conditions else 0.0}
+        return "tune" not in self.family.unused and "tuned" in chosen
+
+    @property
+    def conditions(self) -> int:
+        """How many conditions there are for its images to be drawn under; 0 where there are none."""
+        by = self.recipe.condition.by
+        return {"none": 0, "label": self.dataset.classes, "code": self.recipe.condition.codes}[by]
 
 
 class Params(Section):

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from spiking_diffusion.config.base import BelowOne, Count, Positive, Section, Seed, TimeConstant, Unit
+from spiking_diffusion.config.base import BelowOne, Count, NotNegative, Positive, Section, Seed, TimeConstant, Unit
 from spiking_diffusion.config.datasets import Weights
 
 
@@ -36,6 +36,8 @@ class Train(Section):
     """AdamW. ``threads`` is fixed by the recipe because the order of a sum, and so its last bits, depends on it.
 
     ``precision`` is that of the synapses' multiplications; membranes, statistics and weights are always float32.
+    ``ema`` is the decay by which weights are averaged over steps. The averages are what is validated and kept. With 0
+    there is no average.
     """
 
     epochs: Count
@@ -43,8 +45,9 @@ class Train(Section):
     lr: Positive
     schedule: Literal["constant", "cosine"]
     betas: Annotated[list[BelowOne], Field(min_length=2, max_length=2)]
-    weight_decay: Annotated[float, Field(ge=0, allow_inf_nan=False)]
+    weight_decay: NotNegative
     precision: Literal["float32", "bfloat16"]
+    ema: BelowOne
     threads: Count
 
 
@@ -89,7 +92,7 @@ class VQSVAE(Section):
     k_gradient: Literal["straight-through", "reconstruction"]
     codebook: Codebook
     coding: Literal["asg", "poisson"]
-    beta: Annotated[float, Field(ge=0, allow_inf_nan=False)]
+    beta: NotNegative
     straight_through: Literal["spikes", "embedding"]
     output_decay: Annotated[float, Field(gt=0, le=1)]
     train: Train
@@ -99,15 +102,45 @@ class SDID(Section):
     """Spiking diffusion image decoder, Sec. 2.3, and its training.
 
     ``input``: learned embeddings of token and step, or, as the released code has it, their bare numbers as two
-    channels. ``loss``: the 1/t-weighted bound of Eq. 14, or the released code's weights 1 - t/T_d.
+    channels. ``architecture: residual`` has a block with a membrane shortcut for each of ``channels``, which are equal,
+    learned currents of token and position in place of ``input``, and, in ``positions`` groups of channels, synapses
+    over all positions (0: none). ``masks``: each token masked by chance as in Eq. 12, or a number of masks drawn first.
+    ``loss``: the 1/t-weighted bound of Eq. 14, or the released code's weights 1 - t/T_d.
     """
 
     T: Count
+    architecture: Literal["stack", "residual"]
     channels: Annotated[list[Count], Field(min_length=1)]
+    positions: Annotated[int, Field(ge=0)]
     input: Literal["embedding", "raw"]
     embed_dim: Count
+    masks: Literal["random", "counted"]
     loss: Literal["elbo", "reweighted"]
     train: Train
+
+    @model_validator(mode="after")
+    def _check(self) -> SDID:
+        if self.architecture == "residual":
+            if len(set(self.channels)) > 1:
+                raise ValueError("architecture: residual has blocks of one width, so channels must be equal")
+            if self.positions and self.channels[0] % self.positions:
+                raise ValueError("positions must divide channels: its groups are of equal size")
+        elif self.positions:
+            raise ValueError("positions needs architecture: residual")
+        return self
+
+
+class Condition(Section):
+    """What an image is drawn under, a decision for all of its tokens.
+
+    ``by``: nothing, the class (``label``), or a global ``code`` of the model's own: the nearest of ``codes`` centres
+    of the encoder's features. While SDID trains, the condition is left out for a share ``dropped`` of the images, as
+    guidance needs it.
+    """
+
+    by: Literal["none", "label", "code"]
+    codes: Annotated[int, Field(ge=2, le=65535)]
+    dropped: BelowOne
 
 
 class ScheduledSampling(Section):
@@ -155,8 +188,9 @@ class FSVAE(Section):
 class Sample(Section):
     """How images are drawn. FSVAE reads ``n``, ``batch_size`` and ``threads`` alone.
 
-    ``temperature`` divides the logits of SDID; ``tuned`` is the one that the stage ``tune`` chose. ``steps``: in how
-    many steps all tokens are revealed, at most T_d.
+    ``temperature`` divides the logits of SDID, ``guidance`` is how many times the difference that the condition makes
+    is added to them; ``tuned`` is what the stage ``tune`` chose. ``steps``: in how many steps all tokens are revealed,
+    at most T_d.
     """
 
     n: Annotated[int, Field(ge=2)]
@@ -164,17 +198,20 @@ class Sample(Section):
     sampler: Literal["ancestral"]
     steps: Literal["all"] | Count
     temperature: Literal["tuned"] | Positive
+    guidance: Literal["tuned"] | NotNegative
     threads: Count
 
 
 class Tune(Section):
-    """What the stage ``tune`` tries on ``n`` images each: every temperature, and at the best every number of steps.
+    """What the stage ``tune`` tries on ``n`` images each: every temperature with every guidance, as far as they are to
+    be tuned, and at the best every number of steps.
 
     Numbers of steps above the number of tokens mean all of them.
     """
 
     n: Annotated[int, Field(ge=2)]
     temperatures: Annotated[list[Positive], Field(min_length=1)]
+    guidances: Annotated[list[NotNegative], Field(min_length=1)]
     steps: list[Count]
 
 
@@ -212,12 +249,19 @@ class Recipe(Section):
     seed: Seed
     neuron: Neuron
     vqsvae: VQSVAE
+    condition: Condition
     sdid: SDID
     fsvae: FSVAE
     sample: Sample
     tune: Tune
     evaluate: Evaluate
     energy: Energy
+
+    @model_validator(mode="after")
+    def _check(self) -> Recipe:
+        if self.condition.by != "none" and self.sdid.architecture != "residual":
+            raise ValueError("condition.by needs sdid.architecture: residual")
+        return self
 
 
 class Classifier(Section):
@@ -235,7 +279,7 @@ class Classifier(Section):
     least_steps: Count
     batch_size: Annotated[int, Field(ge=2)]
     lr: Positive
-    weight_decay: Annotated[float, Field(ge=0, allow_inf_nan=False)]
+    weight_decay: NotNegative
     threads: Count
 
 

@@ -42,6 +42,21 @@ class AbsorbingDiffusion:
         masked = torch.rand(tokens.shape, generator=generator, device=tokens.device) < p
         return tokens.masked_fill(masked, self.mask)
 
+    def draw_counts(self, batch: int, generator: torch.Generator, device: torch.device) -> Tensor:
+        """Numbers of masks (batch,), each uniform on 1..T_d, and together spread evenly over this range."""
+        shift = torch.rand(1, generator=generator, device=device)
+        order = torch.randperm(batch, generator=generator, device=device)
+        return ((order + shift) / batch * self.steps).long().clamp(max=self.steps - 1) + 1
+
+    def mask_exactly(self, tokens: Tensor, counts: Tensor, generator: torch.Generator) -> Tensor:
+        """Mask ``counts`` (B,) of each sample's tokens (B, h, w), every choice equally likely.
+
+        h_t given that ``counts`` of its tokens are masked. The bound of Eq. 14 with t = ``counts`` is then one over all
+        orders of revealing one token after the other (Hoogeboom et al., arXiv:2110.02037).
+        """
+        rank = torch.rand(tokens.shape, generator=generator, device=tokens.device).flatten(1).argsort(1).argsort(1)
+        return tokens.masked_fill((rank < counts[:, None]).view_as(tokens), self.mask)
+
     def draw_t(self, batch: int, generator: torch.Generator, device: torch.device) -> Tensor:
         """Steps (batch,), uniform on 1..T_d."""
         return torch.randint(1, self.steps + 1, (batch,), generator=generator, device=device)
@@ -79,8 +94,11 @@ def bits_per_token(
     batch_size: int,
     noise: torch.Generator,
     device: torch.device,
+    conditions: Tensor | None = None,
 ) -> tuple[float, float]:
     """The bound of Eq. 14 in bits per token over ``tokens`` (N, h, w), and its standard error.
+
+    With ``conditions`` (N,) it is that of the tokens given these, and says nothing of the bits of the condition.
 
     Each image has one step t. All t from 1 to T_d are equally frequent, or as good as, and the means over each of them
     count alike; where there are less than two images for each t, every image has several.
@@ -93,7 +111,8 @@ def bits_per_token(
     for index, t in zip(of_image.split(batch_size), t_of.split(batch_size), strict=True):
         part, t = tokens[index].to(device), t.to(device)
         noisy = diffusion.q_sample(part, t, noise)
-        found.append(diffusion.bound(model(noisy, t), part, noisy, t).double().cpu())
+        told = {} if conditions is None else {"condition": conditions[index.to(conditions.device)]}
+        found.append(diffusion.bound(model(noisy, t, **told), part, noisy, t).double().cpu())
     values = torch.cat(found)
     per_step = [values[t_of == t] for t in range(1, steps + 1)]
     mean = torch.stack([group.mean() for group in per_step]).mean()

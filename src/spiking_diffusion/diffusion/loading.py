@@ -9,25 +9,37 @@ import torch
 from spiking_diffusion import artifacts, paths
 from spiking_diffusion.config import RunSettings
 from spiking_diffusion.diffusion.absorbing import AbsorbingDiffusion
+from spiking_diffusion.diffusion.residual import ResidualSDID
 from spiking_diffusion.diffusion.sdid import SDID
 from spiking_diffusion.errors import UserError
 from spiking_diffusion.weights import load_weights
 
+Denoiser = SDID | ResidualSDID
 
-def make_sdid(run: RunSettings, size: int, shape: tuple[int, int]) -> tuple[SDID, AbsorbingDiffusion]:
+
+def make_sdid(run: RunSettings, size: int, shape: tuple[int, int]) -> tuple[Denoiser, AbsorbingDiffusion]:
     """An untrained SDID for tokens of ``shape`` (h, w) in [0, size), and its diffusion process."""
-    steps = shape[0] * shape[1]
-    return SDID(run.recipe.sdid, run.recipe.neuron, size, steps), AbsorbingDiffusion(size, steps)
+    settings, neuron, steps = run.recipe.sdid, run.recipe.neuron, shape[0] * shape[1]
+    model: Denoiser = (
+        SDID(settings, neuron, size, steps)
+        if settings.architecture == "stack"
+        else ResidualSDID(settings, neuron, size, shape, run.conditions)
+    )
+    return model, AbsorbingDiffusion(size, steps)
 
 
-def load_sdid(run: RunSettings, device: torch.device, root: Path = Path()) -> tuple[SDID, AbsorbingDiffusion]:
-    """The trained SDID of a run in the project at ``root``, in evaluation mode, and its diffusion process.
+def load_sdid(
+    run: RunSettings, device: torch.device, folder: Path | None = None
+) -> tuple[Denoiser, AbsorbingDiffusion]:
+    """The trained SDID of a run, in evaluation mode, and its diffusion process.
 
+    Its weights are in ``folder``, by default the run's, and the VQ-SVAE's beside them.
     Raises UserError if its tokens came from another VQ-SVAE than the run's.
     """
     _, height, width = run.dataset.shape
     model, diffusion = make_sdid(run, run.recipe.vqsvae.codebook.size, (height // 4, width // 4))
-    path, vqsvae = (root / paths.model_path(run.name, network) for network in ("sdid", "vqsvae"))
+    folder = folder or paths.models_path(run.name)
+    path, vqsvae = (paths.weights_path(folder, network) for network in ("sdid", "vqsvae"))
     if load_weights(path, model, device) != artifacts.sha256(vqsvae):
         raise UserError(f"{path} was trained on tokens of another VQ-SVAE than {vqsvae}: train it again")
     return model, diffusion

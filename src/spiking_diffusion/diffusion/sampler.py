@@ -9,8 +9,9 @@ from torch import Tensor
 
 from spiking_diffusion.diffusion.absorbing import AbsorbingDiffusion
 
-Denoiser = Callable[[Tensor, Tensor, Tensor], Tensor]
-"""Tokens (B, h, w) in [0, K], steps (B,) and positions (B, h, w) bool -> the logits (N, K) of these N positions."""
+Denoiser = Callable[..., Tensor]
+"""Tokens (B, h, w) in [0, K], steps (B,), positions (B, h, w) bool and, if there are any, conditions (B,) -> the logits
+(N, K) of these N positions."""
 
 
 @torch.no_grad()
@@ -23,6 +24,8 @@ def sample_ancestral(
     device: torch.device,
     callback: Callable[[Tensor, Tensor], None] | None = None,
     steps: int | None = None,
+    condition: Tensor | None = None,
+    guidance: float = 0.0,
 ) -> tuple[Tensor, int]:
     """The paper's sampler: t = T_d..1, each token still masked at t is revealed with probability 1/t.
 
@@ -34,6 +37,9 @@ def sample_ancestral(
     with the probability of all the steps down to the next: what T_d steps reveal between two of these values comes at
     the upper one.
 
+    With a ``condition`` (B,) and ``guidance`` w the logits are l + w (l - l'), where l' are those without the
+    condition: two calls in place of one (Schiff et al., arXiv:2412.10193; Ho and Salimans, arXiv:2207.12598).
+
     ``shape`` is (B, h, w). Returns tokens (B, h, w) in [0, K) and the number of network calls summed over
     the samples. ``callback`` gets copies of the tokens and the steps (B,) after each round, e.g. to draw a trajectory.
     """
@@ -42,17 +48,20 @@ def sample_ancestral(
     reveal_at = torch.randint(1, diffusion.steps + 1, tokens.shape, generator=generator, device=device)
     if steps is not None:  # (a b + c - 1) // c is a b / c rounded up
         reveal_at = (reveal_at * steps + diffusion.steps - 1) // diffusion.steps * diffusion.steps // steps
-    calls = 0
+    calls, guided = 0, condition is not None and guidance != 0
     while (masked := tokens == diffusion.mask).any():
         t = torch.where(masked, reveal_at, 0).amax(1)  # (B,), 0 where the sample is finished
         active = t.nonzero().squeeze(1)
         now = reveal_at[active] == t[active, None]  # (A, h*w)
         grid = (len(active), height, width)
-        logits = denoiser(tokens[active].view(grid), t[active], now.view(grid))  # (revealed, K)
+        seen = tokens[active].view(grid), t[active], now.view(grid)
+        logits = denoiser(*seen) if condition is None else denoiser(*seen, condition[active])  # (revealed, K)
+        if guided:
+            logits = logits + guidance * (logits - denoiser(*seen))
         p = (logits / temperature).softmax(-1)
         drawn = torch.multinomial(p, 1, generator=generator).squeeze(1)
         tokens[active] = tokens[active].masked_scatter(now, drawn)
-        calls += len(active)
+        calls += len(active) * (1 + guided)
         if callback:
             callback(tokens.view(shape).clone(), t)
     return tokens.view(shape), calls

@@ -34,6 +34,11 @@ class SDID(nn.Module):
         self.rest = nn.ModuleList(rest)
         self.out = nn.Conv2d(channels[1] + channels[-1], size, 3, padding=1)
 
+    conditions = 0
+
+    def draw_conditions(self, n: int, noise: torch.Generator) -> None:
+        """This network is told no conditions."""
+
     def forward(self, tokens: Tensor, t: Tensor, where: Tensor | None = None) -> Tensor:
         """Tokens (B, h, w) in [0, K] and steps t (B,) in 1..T_d -> logits (B, K, h, w).
 

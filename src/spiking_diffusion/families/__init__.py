@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from importlib import import_module
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -23,6 +23,22 @@ from spiking_diffusion.errors import UserError
 from spiking_diffusion.randomness import generator
 
 Notes = dict[str, float]
+
+
+class Batch(NamedTuple):
+    """Images drawn together, the network calls that all of them took, and their conditions (B,), if any."""
+
+    images: Tensor
+    calls: int
+    conditions: Tensor | None = None
+
+
+class Drawn(NamedTuple):
+    """Images (n, C, H, W) uint8, how they were drawn, and their conditions (n,), if any."""
+
+    images: Tensor
+    notes: Notes
+    conditions: Tensor | None
 
 
 class Counter(Protocol):
@@ -46,8 +62,8 @@ class Model(ABC):
         return f"{type(self).__name__}({self.config.name!r}, {self.device})"
 
     @abstractmethod
-    def draw_batch(self, size: int, noise: torch.Generator, **how: Any) -> tuple[Tensor, int]:
-        """``size`` new images, and the network calls that all of them took."""
+    def draw_batch(self, size: int, noise: torch.Generator, **how: Any) -> Batch:
+        """``size`` new images."""
 
     @abstractmethod
     def how(self, **how: Any) -> Notes:
@@ -86,7 +102,8 @@ class Model(ABC):
         """Draw ``n`` images: float (n, C, H, W) in [0, 1] on the CPU.
 
         ``seed`` is the recipe's by default. On the CPU, the same seed, number and settings give the same images. A
-        model of tokens takes ``temperature``, ``steps`` (at most T_d) and ``callback`` (see ``sample_ancestral``) too.
+        model of tokens takes ``temperature``, ``steps`` (at most T_d) and ``callback`` (see ``sample_ancestral``) too,
+        and one that was trained with conditions ``guidance`` and the number of a ``condition``, such as a class.
 
         >>> from spiking_diffusion import load
         >>> images = load("digits").sample(2, temperature=0.8, steps=8)
@@ -97,20 +114,22 @@ class Model(ABC):
         """
         if n < 1:
             raise UserError(f"n is {n}: ask for 1 image or more")
-        return torch.cat([part.cpu() for part, _ in self._parts(n, "sample", seed, how)])
+        return torch.cat([part.images.cpu() for part in self._parts(n, "sample", seed, how)])
 
     @torch.no_grad()
-    def draw(self, n: int, purpose: str = "sample", **how: Any) -> tuple[Tensor, Notes]:
-        """``n`` images (n, C, H, W) uint8, and how they were drawn.
+    def draw(self, n: int, purpose: str = "sample", **how: Any) -> Drawn:
+        """``n`` images, uint8.
 
         ``purpose`` picks the noise. ``network_calls`` of the notes is per image: a call is one pass of the denoiser
         through all its time steps, and a model without a denoiser makes one in all.
         """
-        images, calls = [], 0
-        for part, made in self._parts(n, purpose, None, how):
-            images.append(to_uint8(part).cpu())
-            calls += made
-        return torch.cat(images), {"network_calls": calls / n, **self.how(**how)}
+        images, calls, conditions = [], 0, []
+        for part in self._parts(n, purpose, None, how):
+            images.append(to_uint8(part.images).cpu())
+            calls += part.calls
+            conditions += [] if part.conditions is None else [part.conditions.cpu()]
+        notes = {"network_calls": calls / n, **self.how(**how)}
+        return Drawn(torch.cat(images), notes, torch.cat(conditions) if conditions else None)
 
     def checked(self, images: Tensor) -> Tensor:
         """Images on the model's device. Raises UserError for another shape than (B, C, H, W), and for integers."""
@@ -122,7 +141,7 @@ class Model(ABC):
             raise UserError(f"images are {images.dtype}: give floats in [0, 1], such as images / 255")
         return images.to(self.device)
 
-    def _parts(self, n: int, purpose: str, seed: int | None, how: dict[str, Any]) -> Iterator[tuple[Tensor, int]]:
+    def _parts(self, n: int, purpose: str, seed: int | None, how: dict[str, Any]) -> Iterator[Batch]:
         """Batches. The noise of each depends on seed, purpose and its number alone."""
         batch, seed = self.config.recipe.sample.batch_size, self.config.recipe.seed if seed is None else seed
         sizes = [min(batch, n - start) for start in range(0, n, batch)]
@@ -130,10 +149,10 @@ class Model(ABC):
             yield self.draw_batch(size, generator(self.device, seed, purpose, number), **how)
 
 
-def load(run: RunSettings, device: torch.device, root: Path = Path()) -> Model:
-    """The trained networks of a run in the project at ``root``.
+def load(run: RunSettings, device: torch.device, folder: Path | None = None) -> Model:
+    """The trained networks of a run, whose weights are in ``folder``, by default the run's.
 
     Raises UserError if files are missing, damaged, or do not fit the settings or each other.
     """
-    model: Model = import_module(f"spiking_diffusion.{run.family.module}").MODEL(run, device, root)
+    model: Model = import_module(f"spiking_diffusion.{run.family.module}").MODEL(run, device, folder)
     return model

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from spiking_diffusion.config import Params, RunSettings
-from spiking_diffusion.families import Counter, Model, Notes
+from spiking_diffusion.families import Batch, Counter, Model, Notes
 from spiking_diffusion.fsvae.loading import load_fsvae
 from spiking_diffusion.randomness import generator
 
@@ -17,15 +17,15 @@ from spiking_diffusion.randomness import generator
 class FSVAEModel(Model):
     """Images <-> trains of latent spikes (``fsvae``), whose prior draws new ones."""
 
-    def __init__(self, config: RunSettings, device: torch.device, root: Path = Path()) -> None:
+    def __init__(self, config: RunSettings, device: torch.device, folder: Path | None = None) -> None:
         super().__init__(config, device)
-        self.fsvae = load_fsvae(config, device, root)
+        self.fsvae = load_fsvae(config, device, folder)
 
     def how(self) -> Notes:  # type: ignore[override]
         return {}
 
-    def draw_batch(self, size: int, noise: torch.Generator) -> tuple[Tensor, int]:  # type: ignore[override]
-        return self.fsvae.sample(size, noise, self.device), size
+    def draw_batch(self, size: int, noise: torch.Generator) -> Batch:  # type: ignore[override]
+        return Batch(self.fsvae.sample(size, noise, self.device), size)
 
     @torch.no_grad()
     def encode(self, images: Tensor, noise: torch.Generator | None = None) -> Tensor:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -13,7 +14,8 @@ from spiking_diffusion.config import Params, RunSettings
 from spiking_diffusion.diffusion import sample_ancestral
 from spiking_diffusion.diffusion.absorbing import bits_per_token
 from spiking_diffusion.diffusion.loading import load_sdid
-from spiking_diffusion.families import Counter, Model, Notes
+from spiking_diffusion.errors import UserError
+from spiking_diffusion.families import Batch, Counter, Model, Notes
 from spiking_diffusion.families.inputs import load_samples, tokens_of
 from spiking_diffusion.randomness import generator
 from spiking_diffusion.vqsvae.codebook import perplexity
@@ -23,36 +25,59 @@ from spiking_diffusion.vqsvae.loading import load_vqsvae
 class SpikingDiffusion(Model):
     """Images <-> tokens (``vqsvae``), and new tokens out of masks (``sdid`` with its process ``diffusion``)."""
 
-    def __init__(self, config: RunSettings, device: torch.device, root: Path = Path()) -> None:
+    def __init__(self, config: RunSettings, device: torch.device, folder: Path | None = None) -> None:
         super().__init__(config, device)
-        self.root = root
-        self.vqsvae = load_vqsvae(config, device, root)
-        self.sdid, self.diffusion = load_sdid(config, device, root)
+        self.vqsvae = load_vqsvae(config, device, folder)
+        self.sdid, self.diffusion = load_sdid(config, device, folder)
+        self.root = folder.resolve().parents[2] if folder else Path()  # of the project that has its tuning
 
     def how(  # type: ignore[override]
-        self, temperature: float | None = None, steps: int | None = None, callback: Any = None
+        self,
+        temperature: float | None = None,
+        steps: int | None = None,
+        guidance: float | None = None,
+        condition: int | None = None,
+        callback: Any = None,
     ) -> Notes:
         if temperature is None:
-            temperature = chosen_temperature(self.config, self.root)
+            temperature = chosen("temperature", self.config, self.root)
         if steps is None:
             steps = (
                 self.diffusion.steps if self.config.recipe.sample.steps == "all" else self.config.recipe.sample.steps
             )
-        return {"steps": steps, "temperature": temperature}
+        notes = {"steps": steps, "temperature": temperature}
+        if self.sdid.conditions:
+            notes["guidance"] = chosen("guidance", self.config, self.root) if guidance is None else guidance
+        return notes
 
-    def draw_batch(self, size: int, noise: torch.Generator, callback: Any = None, **how: Any) -> tuple[Tensor, int]:
-        chosen, shape = self.how(**how), (size, *self.vqsvae.token_shape)
+    def draw_tokens(
+        self, size: int, noise: torch.Generator, condition: int | None = None, callback: Any = None, **how: Any
+    ) -> tuple[Tensor, int, Tensor | None]:
+        """``size`` grids of tokens, the network calls that all of them took, and their conditions."""
+        notes = self.how(**how)
+        if condition is None:
+            told = self.sdid.draw_conditions(size, noise)
+        elif 0 <= condition < self.sdid.conditions:
+            told = torch.full((size,), condition, device=self.device)
+        else:
+            raise UserError(f"condition is {condition}: {self.config.name} has {self.sdid.conditions} conditions")
         tokens, calls = sample_ancestral(
             self.sdid,
             self.diffusion,
-            shape,
-            chosen["temperature"],
+            (size, *self.vqsvae.token_shape),
+            notes["temperature"],
             noise,
             self.device,
             callback,
-            steps=int(chosen["steps"]),
+            steps=int(notes["steps"]),
+            condition=told,
+            guidance=notes.get("guidance", 0.0),
         )
-        return self.vqsvae.decode(tokens, noise), calls
+        return tokens, calls, told
+
+    def draw_batch(self, size: int, noise: torch.Generator, **how: Any) -> Batch:
+        tokens, calls, told = self.draw_tokens(size, noise, **how)
+        return Batch(self.vqsvae.decode(tokens, noise), calls, told)
 
     @torch.no_grad()
     def encode(self, images: Tensor) -> Tensor:
@@ -73,7 +98,13 @@ class SpikingDiffusion(Model):
         noise = generator(self.device, recipe.seed, "evaluate", "bound")
         spread, used = perplexity(tokens.splits["test"], tokens.size)
         bound, error = bits_per_token(
-            self.sdid, self.diffusion, tokens.splits["test"], recipe.evaluate.batch_size, noise, self.device
+            self.sdid,
+            self.diffusion,
+            tokens.splits["test"],
+            recipe.evaluate.batch_size,
+            noise,
+            self.device,
+            tokens.conditions["test"].to(self.device) if self.sdid.conditions else None,
         )
         return {
             "bits_per_token": bound,
@@ -91,19 +122,26 @@ class SpikingDiffusion(Model):
             self.encode(images)
         asg = {"asg": self.vqsvae.asg} if self.config.recipe.vqsvae.coding == "asg" else {}
         with counter.counting(n, sdid=self.sdid, **asg, decoder=self.vqsvae.decoder):
-            _, notes = self.draw(n, "energy", temperature=float(samples["temperature"]), steps=int(samples["steps"]))
+            notes = self.draw(n, "energy", **drawn_how(samples)).notes
         return {"network_calls": notes["network_calls"], "T": self.config.recipe.sdid.T}
 
 
 MODEL = SpikingDiffusion
 
 
-def chosen_temperature(run: RunSettings, root: Path = Path()) -> float:
-    """The run's temperature; ``tuned`` is looked up in ``results/tuning/{run}.json``."""
-    if run.recipe.sample.temperature != "tuned":
-        return run.recipe.sample.temperature
+def drawn_how(samples: dict[str, np.ndarray]) -> dict[str, Any]:
+    """How a run's samples were drawn, to draw more of them likewise."""
+    how: dict[str, Any] = {key: float(samples[key]) for key in ("temperature", "guidance") if key in samples}
+    return {**how, "steps": int(samples["steps"])}
+
+
+def chosen(key: Literal["temperature", "guidance"], run: RunSettings, root: Path = Path()) -> float:
+    """The run's temperature or guidance; ``tuned`` is looked up in ``results/tuning/{run}.json``."""
+    value: float | str = getattr(run.recipe.sample, key)
+    if not isinstance(value, str):
+        return value
     path = root / paths.tuning_path(run.name)
     try:
-        return float(artifacts.read_json(path)["temperature"])
+        return float(artifacts.read_json(path)[key])
     except (KeyError, TypeError, ValueError) as error:
-        raise artifacts.damaged(path, "no temperature in it") from error
+        raise artifacts.damaged(path, f"no {key} in it") from error

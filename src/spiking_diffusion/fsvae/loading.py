@@ -12,9 +12,9 @@ from spiking_diffusion.fsvae.model import FSVAE
 from spiking_diffusion.weights import load_weights
 
 
-def load_fsvae(run: RunSettings, device: torch.device, root: Path = Path()) -> FSVAE:
-    """The trained FSVAE of a run in the project at ``root``, in evaluation mode."""
+def load_fsvae(run: RunSettings, device: torch.device, folder: Path | None = None) -> FSVAE:
+    """The trained FSVAE of a run, in evaluation mode; its weights are in ``folder``, by default the run's."""
     channels, height, width = run.dataset.shape
     model = FSVAE(run.recipe.fsvae, run.recipe.neuron, (channels, height, width))
-    load_weights(root / paths.model_path(run.name, "fsvae"), model, device)
+    load_weights(paths.weights_path(folder or paths.models_path(run.name), "fsvae"), model, device)
     return model

@@ -113,7 +113,7 @@ READ: dict[str, Callable[[Item], Any]] = {
 }
 """Settings that are not a section of a run's recipe."""
 
-_SDID = ("seed", "neuron", "vqsvae", "sdid", "sample")
+_SDID = ("seed", "neuron", "vqsvae", "condition", "sdid", "sample")
 _FSVAE = ("seed", "neuron", "fsvae", "sample")
 
 
@@ -185,7 +185,7 @@ STAGES: dict[str, Stage] = {
         help="turn a run's images into tokens -> results/tokens/RUN.npz",
         inputs=lambda item: [*_data(item), *item.weights("vqsvae")],
         outputs=lambda name: [paths.tokens_path(name)],
-        reads=("neuron", "vqsvae"),
+        reads=("seed", "neuron", "vqsvae", "condition"),
         threads="vqsvae.train.threads",
     ),
     "sdid": Stage(
@@ -195,7 +195,7 @@ STAGES: dict[str, Stage] = {
         help="train the SDID of a run: the diffusion model of its tokens",
         inputs=lambda item: [paths.tokens_path(item.key), *item.weights("vqsvae")],
         outputs=_training("sdid"),
-        reads=("seed", "neuron", "sdid"),
+        reads=("seed", "neuron", "condition", "sdid"),
         threads="sdid.train.threads",
         curve="validation_bits_per_token",
     ),

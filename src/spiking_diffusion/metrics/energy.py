@@ -16,7 +16,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from spiking_diffusion.diffusion import SDID
+from spiking_diffusion.diffusion import SDID, ResidualSDID
+from spiking_diffusion.diffusion.residual import PositionSynapse
 from spiking_diffusion.snn import SpikingDecoder, SpikingLayer, StridedDecoder, use_kernels
 
 PJ_PER_MAC, PJ_PER_ACCUMULATE = 4.6, 0.9
@@ -82,7 +83,7 @@ class Synapse:
             leaking = biases = self.neurons / images
         else:
             outputs = self.steps * row["calls"] * prod(out_shape(self.module, self.shape))
-            leaking, biases = outputs * self.leaky, outputs * (self.module.bias is not None)
+            leaking, biases = outputs * self.leaky, outputs * (getattr(self.module, "bias", None) is not None)
         macs = self.steps * row["macs"] + leaking
         accumulates = row["synops"] - row["macs"] + biases + self.fired / images
         return {
@@ -100,6 +101,8 @@ def energy_mj(macs: float, accumulates: float = 0.0) -> float:
 
 def out_shape(synapse: nn.Module, shape: Sequence[int]) -> tuple[int, ...]:
     """Shape (C, H, W) or (C,) of the output for an input (C, H, W) or (C,)."""
+    if isinstance(synapse, nn.Identity | PositionSynapse):
+        return tuple(shape)
     if isinstance(synapse, nn.Linear):
         return (synapse.out_features,)
     assert isinstance(synapse, nn.Conv2d | nn.ConvTranspose2d) and isinstance(synapse.padding, tuple)
@@ -110,7 +113,11 @@ def out_shape(synapse: nn.Module, shape: Sequence[int]) -> tuple[int, ...]:
 
 
 def connections(synapse: nn.Module, shape: Sequence[int]) -> int:
-    """MACs of a dense pass of an input (C, H, W) or (C,), padding counted as profilers do."""
+    """MACs of a dense pass of an input (C, H, W) or (C,), padding counted as profilers do; none without a synapse."""
+    if isinstance(synapse, nn.Identity):
+        return 0
+    if isinstance(synapse, PositionSynapse):
+        return prod(shape) * synapse.weight.shape[-1]
     if isinstance(synapse, nn.Linear):
         return synapse.in_features * synapse.out_features
     assert isinstance(synapse, nn.Conv2d | nn.ConvTranspose2d)
@@ -121,6 +128,8 @@ def connections(synapse: nn.Module, shape: Sequence[int]) -> int:
 
 def fan_out(synapse: nn.Module, spikes: Tensor) -> float:
     """Additions that spikes, counted by place (C, H, W) or (C,), cause in ``synapse``: none of them in the padding."""
+    if isinstance(synapse, PositionSynapse):
+        return float(spikes.sum()) * synapse.weight.shape[-1]
     if isinstance(synapse, nn.Linear):
         return float(spikes.sum()) * synapse.out_features
     assert isinstance(synapse, nn.Conv2d | nn.ConvTranspose2d) and isinstance(synapse.padding, tuple)
@@ -165,6 +174,8 @@ class Counter:
         def before(_: nn.Module, args: tuple[Tensor], options: dict[str, Any]) -> None:
             x, constant = args[0], options.get("steps") is not None
             steps, passes = (options["steps"], len(x)) if constant else x.shape[:2]
+            if isinstance(layer.synapse, nn.Identity):  # what comes in is a current already
+                x, constant = x if constant else x[0], True
             self._at(stage, name, layer.synapse, steps).see(x, passes, constant)
 
         def after(_: nn.Module, args: tuple[Tensor], spikes: Tensor) -> None:
@@ -202,6 +213,14 @@ def last_maps(module: nn.Module, layer: SpikingLayer) -> Iterator[tuple[str, nn.
                     bias = name == "out.last"  # both are parts of one map
                     part_of_map = nn.Conv2d(channels, part.out.out_channels, 3, padding=1, bias=bias, device="meta")
                     yield name, part_of_map, False
+        elif isinstance(part, ResidualSDID):
+            for number, block in enumerate(part.blocks):
+                if block.fire is layer:
+                    yield f"blocks.{number}.synapse", block.synapse, False
+                    if block.mix is not None:
+                        yield f"blocks.{number}.mix", block.mix, False
+            if part.last is layer:
+                yield "out", part.out, False
         elif isinstance(part, SpikingDecoder | StridedDecoder):
             source = part.second if isinstance(part, SpikingDecoder) else part.last
             if source is layer:

@@ -92,6 +92,22 @@ class SpikingLayer(nn.Module):
         return self.lif.step(current, self.lif.rest(current) if v is None else v)
 
 
+class EventConvolution(nn.Conv2d):
+    """A 3x3 convolution of spikes (N, C, H, W) in {0, 1}, by this package's kernels as in ``SpikingLayer``."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__(channels, channels, 3, padding=1, bias=False)
+        self.kernels = True
+        self.precision: Precision = "float32"
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Spikes -> currents of the same shape."""
+        if self.kernels and kernels.usable(input):
+            return events.apply_synapse(input, self, self.precision)
+        with torch.autocast(input.device.type, torch.bfloat16, enabled=self.precision == "bfloat16"):
+            return super().forward(input).to(input.dtype)
+
+
 def conv(neuron: config.Neuron, c_in: int, c_out: int, kernel: int, stride: int = 1) -> SpikingLayer:
     """Conv + BatchNorm + LIF; ``stride`` divides height and width exactly. No bias: the norm has one."""
     synapse = nn.Conv2d(c_in, c_out, kernel, stride, padding=kernel // 2, bias=False)
@@ -114,14 +130,14 @@ def linear(neuron: config.Neuron, n_in: int, n_out: int, norm: Norm = "batch", a
 def use_kernels(module: nn.Module, on: bool) -> None:
     """Switch this package's CPU kernels on or off in all layers of ``module``."""
     for layer in module.modules():
-        if isinstance(layer, SpikingLayer):
+        if isinstance(layer, SpikingLayer | EventConvolution):
             layer.kernels = on
 
 
 def set_precision(module: nn.Module, precision: Precision) -> None:
     """Set the precision of the synapses in all layers of ``module``."""
     for layer in module.modules():
-        if isinstance(layer, SpikingLayer):
+        if isinstance(layer, SpikingLayer | EventConvolution):
             layer.precision = precision
 
 

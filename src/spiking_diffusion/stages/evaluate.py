@@ -52,6 +52,7 @@ def run(job: Job, device: torch.device) -> dict[str, Any]:
             for _, again in _rebuilt(model, data.images["train"][chosen[: len(images)]], settings.batch_size)
         ]
     )
+    classes = torch.from_numpy(samples["conditions"].astype(int)) if run.recipe.condition.by == "label" else None
     sets = Images(images, reconstructed, perfect, data.images)
     measured, hashes = measure(sets, settings, job.params.inception, classifier, run.recipe.seed, device)
     row: dict[str, Any] = {
@@ -63,9 +64,9 @@ def run(job: Job, device: torch.device) -> dict[str, Any]:
         **errors,
         **images_seen(run, len(data.images["train"])),
         **measured,
-        **reading(sets, data.labels["train"], classifier, settings.batch_size, device),
+        **reading(sets, data.labels["train"], classifier, settings.batch_size, device, classes),
         **copying(images, test, data.images["train"], classifier, settings.batch_size, run.recipe.seed, device),
-        **{key: float(samples[key]) for key in ("network_calls", "steps", "temperature") if key in samples},
+        **{key: float(samples[key]) for key in ("network_calls", "steps", "temperature", "guidance") if key in samples},
         **own,
     }
     bad = [key for key, value in row.items() if isinstance(value, float) and not abs(value) < float("inf")]
@@ -87,9 +88,12 @@ def images_seen(run: RunSettings, images: int) -> dict[str, int]:
 
 
 def reading(
-    sets: Images, labels: Tensor, classifier: Path, batch_size: int, device: torch.device
+    sets: Images, labels: Tensor, classifier: Path, batch_size: int, device: torch.device, classes: Tensor | None = None
 ) -> dict[str, float | None]:
-    """What the reader makes of generated images, of test images and of their reconstructions."""
+    """What the reader makes of generated images, of test images and of their reconstructions.
+
+    ``class_accuracy`` is the share of generated images that it gives to those ``classes`` (N,) that were asked for.
+    """
     if is_random(classifier):
         return dict.fromkeys(("legible", "class_balance", "test_legible"))
     reader = Reader(classifier, batch_size, device)
@@ -99,6 +103,7 @@ def reading(
         "legible": legible(read),
         "class_balance": class_balance(read, labels),
         "test_legible": legible(reader(sets.real["test"])),
+        **({} if classes is None else {"class_accuracy": float((read.argmax(1) == classes).double().mean())}),
         **{key: legible(reader(images)) for key, images in floors.items() if len(images)},
     }
 

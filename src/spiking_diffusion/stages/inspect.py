@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -9,9 +12,9 @@ from torch import Tensor
 from spiking_diffusion import artifacts, paths
 from spiking_diffusion.data.images import load_split, to_uint8, to_unit
 from spiking_diffusion.devices import batches
-from spiking_diffusion.diffusion import SDID, AbsorbingDiffusion, sample_ancestral
+from spiking_diffusion.diffusion import AbsorbingDiffusion
 from spiking_diffusion.families.inputs import load_samples, tokens_of
-from spiking_diffusion.families.spiking_diffusion import SpikingDiffusion
+from spiking_diffusion.families.spiking_diffusion import SpikingDiffusion, drawn_how
 from spiking_diffusion.graph.jobs import Job
 from spiking_diffusion.randomness import generator
 from spiking_diffusion.snn import psp
@@ -41,7 +44,7 @@ def run(job: Job, device: torch.device) -> None:
     content = {
         "codes": codes,
         "occurrences": occurrences,
-        **_trajectory(model, float(drawn["temperature"]), int(drawn["steps"])),
+        **_trajectory(model, **drawn_how(drawn)),
         **_spikes(model.vqsvae, image.to(device)),
     }
     artifacts.write_npz(job.out, content)
@@ -73,29 +76,30 @@ def codes_in_context(tokens: np.ndarray, images: np.ndarray, size: int) -> tuple
 
 
 def trajectory(
-    model: SDID,
-    diffusion: AbsorbingDiffusion,
-    shape: tuple[int, int, int],
-    temperature: float,
-    steps: int,
-    noise: torch.Generator,
+    draw: Callable[[Callable[[Tensor, Tensor], None]], Any], diffusion: AbsorbingDiffusion, shape: tuple[int, int, int]
 ) -> Tensor:
-    """h_T_d, ..., h_0 of samples ``shape`` (B, h, w) by the paper's sampler: (T_d+1, B, h, w), h_t at index t."""
+    """h_T_d, ..., h_0 of samples ``shape`` (B, h, w): (T_d+1, B, h, w), h_t at index t.
+
+    ``draw`` draws them by the paper's sampler, with the callback that it is given.
+    """
     states = torch.full((diffusion.steps + 1, *shape), diffusion.mask)
 
     def note(tokens: Tensor, t: Tensor) -> None:
         for sample in t.nonzero().flatten().tolist():
             states[: int(t[sample]), sample] = tokens[sample].cpu()  # until a later round takes over
 
-    sample_ancestral(model, diffusion, shape, temperature, noise, noise.device, steps=steps, callback=note)
+    draw(note)
     return states
 
 
-def _trajectory(model: SpikingDiffusion, temperature: float, steps: int) -> dict[str, np.ndarray]:
+def _trajectory(model: SpikingDiffusion, **how: Any) -> dict[str, np.ndarray]:
     """Samples in the making, drawn as those of the run were."""
     noise = generator(model.device, model.config.recipe.seed, "inspect", "trajectory")
-    shape = (SAMPLES, *model.vqsvae.token_shape)
-    states = trajectory(model.sdid, model.diffusion, shape, temperature, steps, noise)
+    states = trajectory(
+        lambda note: model.draw_tokens(SAMPLES, noise, callback=note, **how),
+        model.diffusion,
+        (SAMPLES, *model.vqsvae.token_shape),
+    )
     images = _decode(model, states.flatten(0, 1))
     return {
         "trajectory_tokens": states.numpy().astype(np.uint16),

@@ -13,7 +13,7 @@ import torch
 from spiking_diffusion import artifacts, paths
 from spiking_diffusion.config import RunSettings
 from spiking_diffusion.errors import UserError
-from spiking_diffusion.families import load
+from spiking_diffusion.families import Model, load
 from spiking_diffusion.graph.jobs import Job
 from spiking_diffusion.pictures import grid, write_png
 from spiking_diffusion.randomness import make_deterministic
@@ -29,21 +29,32 @@ def run(job: Job, device: torch.device) -> None:
     timing = paths.sampling_path(job.name)
     artifacts.clear_leftovers(timing)
     model, start = load(job.run, device), time.perf_counter()
-    images, notes = model.draw(job.run.recipe.sample.n)
+    images, notes, conditions = model.draw(job.run.recipe.sample.n)
     seconds = time.perf_counter() - start
     log.info("%s: %d images in %.1f s, %.4f s each", job.name, len(images), seconds, seconds / len(images))
     artifacts.write_json(timing, {"device": device.type, "images": len(images), "seconds": seconds, **notes})
     weights = paths.model_path(job.name, job.run.family.last)
     made_by = {"model": np.array(artifacts.sha256(weights)), "stamp": np.array(job.stamp)}
     content = {"images": images.numpy(), **{key: np.array(value) for key, value in notes.items()}}
+    if conditions is not None:
+        content["conditions"] = conditions.numpy().astype(np.uint16)
     artifacts.write_npz(job.out, content | made_by)
 
 
 def sample_picture(settings: RunSettings, n: int, out: Path, device: torch.device) -> Path:
+    """Draw ``n`` images of a run and write them as one PNG, near square."""
+    _check_name(out)
+    write_picture(load(settings, device), n, out)
+    return out
+
+
+def write_picture(model: Model, n: int, out: Path) -> None:
     """Draw ``n`` images and write them as one PNG, near square."""
+    _check_name(out)
+    make_deterministic(model.config.recipe.sample.threads)
+    write_png(out, grid(model.draw(n).images.numpy(), columns=math.ceil(math.sqrt(n))))
+
+
+def _check_name(out: Path) -> None:
     if out.suffix != ".png":
         raise UserError(f"--out is {str(out)!r}: give a name that ends in .png")
-    make_deterministic(settings.recipe.sample.threads)
-    images, _ = load(settings, device).draw(n)
-    write_png(out, grid(images.numpy(), columns=math.ceil(math.sqrt(n))))
-    return out

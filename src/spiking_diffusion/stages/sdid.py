@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from spiking_diffusion.config import RunSettings
+from spiking_diffusion.diffusion import ResidualSDID
 from spiking_diffusion.diffusion.absorbing import bits_per_token
 from spiking_diffusion.diffusion.loading import make_sdid
 from spiking_diffusion.families.inputs import tokens_of
@@ -22,32 +23,46 @@ class SDIDTask:
     def __init__(self, run: RunSettings, tokens: TokenSet, device: torch.device) -> None:
         height, width = tokens.splits["train"].shape[1:]
         self.seed = run.recipe.seed
-        self.loss_name = run.recipe.sdid.loss
+        self.settings, self.condition = run.recipe.sdid, run.recipe.condition
         self.batch_size = run.recipe.sdid.train.batch_size
         self.module, self.diffusion = make_sdid(run, tokens.size, (height, width))
         self.device = device
         self.tokens = tokens.splits["train"].to(device)
         self.validation = tokens.splits["validation"]
+        self.conditions = {split: part.to(device) for split, part in tokens.conditions.items()}
+        if isinstance(self.module, ResidualSDID) and self.module.conditions:
+            self.module.learn_shares(self.conditions["train"])
         self.size = len(self.tokens)
 
     def loss(self, index: Tensor, noise: torch.Generator, progress: float) -> dict[str, Tensor]:
         tokens = self.tokens[index.to(self.device)]
-        t = self.diffusion.draw_t(len(tokens), noise, self.device)
-        noisy = self.diffusion.q_sample(tokens, t, noise)
-        loss = self.diffusion.bound if self.loss_name == "elbo" else self.diffusion.reweighted
-        return {"loss": loss(self.module(noisy, t), tokens, noisy, t).mean()}
+        if self.settings.masks == "counted":
+            t = self.diffusion.draw_counts(len(tokens), noise, self.device)
+            noisy = self.diffusion.mask_exactly(tokens, t, noise)
+        else:
+            t = self.diffusion.draw_t(len(tokens), noise, self.device)
+            noisy = self.diffusion.q_sample(tokens, t, noise)
+        told = {}
+        if self.conditions:
+            condition = self.conditions["train"][index.to(self.device)]
+            dropped = torch.rand(len(tokens), generator=noise, device=self.device) < self.condition.dropped
+            told = {"condition": condition.masked_fill(dropped, self.module.conditions)}
+        loss = self.diffusion.bound if self.settings.loss == "elbo" else self.diffusion.reweighted
+        return {"loss": loss(self.module(noisy, t, **told), tokens, noisy, t).mean()}
 
     def validate(self) -> dict[str, float]:
         noise = generator(self.device, self.seed, "sdid", "validation")  # the same masks after every epoch
-        bound, _ = bits_per_token(self.module, self.diffusion, self.validation, self.batch_size, noise, self.device)
+        told = self.conditions.get("validation")
+        bound, _ = self._bits(self.validation, told, noise)
         with record_rates(self.module) as rates:
-            bits_per_token(
-                self.module, self.diffusion, self.validation[: self.batch_size], self.batch_size, noise, self.device
-            )
+            self._bits(self.validation[: self.batch_size], told if told is None else told[: self.batch_size], noise)
         return {
             "validation_bits_per_token": bound,
             **{f"rate_{layer}": rate for layer, rate in rates.items()},  # of one batch
         }
+
+    def _bits(self, tokens: Tensor, told: Tensor | None, noise: torch.Generator) -> tuple[float, float]:
+        return bits_per_token(self.module, self.diffusion, tokens, self.batch_size, noise, self.device, told)
 
 
 def run(job: Job, device: torch.device) -> None:

@@ -31,9 +31,10 @@ RESAMPLED, KID_SUBSETS = 20, 10
 def run(job: Job, device: torch.device) -> None:
     """Draw images in every way that ``tune`` names, and write what FID and KID they have against validation images.
 
-    First every temperature is tried with the run's own number of steps. The lowest FID has a standard error, and of
-    the temperatures within it of the lowest the one nearest to 1 is chosen. Then every number of steps is tried at this
-    temperature. All draws begin with the same random numbers. Test images are not read.
+    First every temperature is tried, with every guidance if there are conditions, and with the run's own number of
+    steps. The lowest FID has a standard error, and of the temperatures within it of the lowest the one nearest to 1 is
+    chosen, with the least guidance. Then every number of steps is tried at this choice. All draws begin with the same
+    random numbers. Test images are not read.
     """
     recipe, dataset = job.run.recipe, job.run.dataset_name
     real = load_split(paths.data_path(dataset), "validation")
@@ -47,26 +48,35 @@ def run(job: Job, device: torch.device) -> None:
     own = most if recipe.sample.steps == "all" else recipe.sample.steps
     embed = Features(ClassifierFeatures, classifier, recipe.evaluate.batch_size, device)
     theirs, subset = embed(real), min(recipe.evaluate.kid_subset_size, recipe.tune.n, len(real))
-    drawn: dict[float, Tensor] = {}
+    drawn: dict[tuple[float, float], Tensor] = {}
 
-    def tried(temperature: float, steps: int) -> dict[str, Any]:
-        images, notes = model.draw(recipe.tune.n, "tune", temperature=temperature, steps=steps)
+    def tried(temperature: float, guidance: float, steps: int) -> dict[str, Any]:
+        how = {"guidance": guidance} if model.sdid.conditions else {}
+        images, notes, _ = model.draw(recipe.tune.n, "tune", temperature=temperature, steps=steps, **how)
         ours = embed(images)
         fid = fmean(distances.fid(a, b) for a, b in zip(ours, theirs, strict=True))
         kid = compare_kid(ours, theirs, subset, KID_SUBSETS, recipe.seed)["kid"]
-        drawn.setdefault(temperature, ours[0])
-        log.info("%s: temperature %g, %d steps: FID %.4g", job.name, temperature, steps, fid)
-        way = {"sampler": recipe.sample.sampler, "steps": steps, "temperature": temperature}
+        drawn.setdefault((temperature, guidance), ours[0])
+        log.info("%s: temperature %g, guidance %g, %d steps: FID %.4g", job.name, temperature, guidance, steps, fid)
+        way = {"sampler": recipe.sample.sampler, "steps": steps, "temperature": temperature, **how}
         return {**way, "fid": fid, "kid": kid, "network_calls": notes["network_calls"]}
 
-    rows = [tried(temperature, own) for temperature in dict.fromkeys(recipe.tune.temperatures)]
+    temperatures, guidances = (
+        dict.fromkeys(tried_ones if own_one == "tuned" else [own_one])
+        for own_one, tried_ones in (
+            (recipe.sample.temperature, recipe.tune.temperatures),
+            (recipe.sample.guidance if model.sdid.conditions else 0.0, recipe.tune.guidances),
+        )
+    )
+    rows = [tried(temperature, guidance, own) for temperature in temperatures for guidance in guidances]
     lowest = min(rows, key=lambda row: row["fid"])
     noise = generator("cpu", recipe.seed, "tune", "bootstrap")
-    error = standard_error(drawn[lowest["temperature"]], theirs[0], noise)
+    error = standard_error(drawn[lowest["temperature"], lowest.get("guidance", 0.0)], theirs[0], noise)
     best = nearest_to_one(rows, error)
     others = sorted({min(steps, most) for steps in recipe.tune.steps} - {own})
-    rows += [tried(best["temperature"], steps) for steps in others]
-    rows = [row | {"chosen": int(row["temperature"] == best["temperature"])} for row in rows]
+    way = {key: best.get(key, 0.0) for key in ("temperature", "guidance")}
+    rows += [tried(**way, steps=steps) for steps in others]
+    rows = [row | {"chosen": int(all(row.get(key, 0.0) == way[key] for key in way))} for row in rows]
 
     text = pd.DataFrame(rows).to_csv(index=False, float_format="%.6g", lineterminator="\n")
     artifacts.write_text(job.out.with_suffix(".csv"), text)
@@ -81,8 +91,12 @@ def standard_error(ours: Tensor, theirs: Tensor, noise: torch.Generator) -> floa
 
 
 def nearest_to_one(rows: list[dict[str, Any]], error: float) -> dict[str, Any]:
-    """Of the rows whose FID is within ``error`` of the lowest, the one whose temperature is nearest to 1."""
+    """Of the rows whose FID is within ``error`` of the lowest, the one whose temperature is nearest to 1.
+
+    Of several the one with the least guidance.
+    """
     lowest = min(row["fid"] for row in rows)
     return min(
-        (row for row in rows if row["fid"] <= lowest + error), key=lambda row: (abs(row["temperature"] - 1), row["fid"])
+        (row for row in rows if row["fid"] <= lowest + error),
+        key=lambda row: (abs(row["temperature"] - 1), row.get("guidance", 0.0), row["fid"]),
     )

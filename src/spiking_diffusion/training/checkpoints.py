@@ -39,8 +39,18 @@ class Checkpoints:
     Each file begins with its own SHA-256, and holds ``identity``: the settings, data and code it belongs to.
     """
 
-    def __init__(self, work: Path, identity: str, module: nn.Module, optimiser: torch.optim.Optimizer) -> None:
-        self.work, self.identity, self.module, self.optimiser = work, identity, module, optimiser
+    def __init__(
+        self,
+        work: Path,
+        identity: str,
+        module: nn.Module,
+        optimiser: torch.optim.Optimizer,
+        average: nn.Module | None = None,
+    ) -> None:
+        self.work, self.identity = work, identity
+        self.parts: dict[str, Any] = {"module": module, "optimiser": optimiser}
+        if average is not None:
+            self.parts["average"] = average
 
     def _paths(self) -> list[Path]:
         """Newest first."""
@@ -49,8 +59,8 @@ class Checkpoints:
     def save(self, done: Done) -> None:
         """Leave a checkpoint, and remove all but two."""
         content = io.BytesIO()
-        state = {"module": self.module.state_dict(), "optimiser": self.optimiser.state_dict(), "done": vars(done)}
-        torch.save({"identity": self.identity, **state}, content)
+        state = {name: part.state_dict() for name, part in self.parts.items()}
+        torch.save({"identity": self.identity, **state, "done": vars(done)}, content)
         digest = hashlib.sha256(content.getbuffer()).hexdigest()
         inside = f"-{done.step:06d}" if done.step else ""
         path = self.work / f"epoch-{len(done.history):06d}{inside}.pt"
@@ -70,8 +80,8 @@ class Checkpoints:
             try:
                 state = self._read(path, device)
                 if state["identity"] == self.identity:
-                    self.module.load_state_dict(state["module"])
-                    self.optimiser.load_state_dict(state["optimiser"])
+                    for name, part in self.parts.items():
+                        part.load_state_dict(state[name])
                     found = Done(**state["done"])
                     break
             except Exception as error:  # unpickling refused content can raise anything

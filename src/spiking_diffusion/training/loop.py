@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import copy
 import csv
 import io
 import logging
 import math
 import time
 from collections import defaultdict
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 from torch.backends.cpu import get_cpu_capability
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from tqdm import tqdm
 
 from spiking_diffusion import artifacts, config, paths
@@ -88,7 +92,10 @@ def fit(
         weight_decay=settings.weight_decay,
         fused=True,
     )
-    checkpoints = Checkpoints(work, artifacts.canonical_json(identity), task.module, optimiser)
+    average = None
+    if settings.ema:
+        average = AveragedModel(task.module, multi_avg_fn=get_ema_multi_avg_fn(settings.ema), use_buffers=True)
+    checkpoints = Checkpoints(work, artifacts.canonical_json(identity), task.module, optimiser, average)
     done = checkpoints.resume(name, device)
     history, began = done.history, time.process_time() - done.seconds
     if history or done.step:
@@ -125,11 +132,13 @@ def fit(
                 _check_finite(f"{name}: {where}", terms["loss"], gradient, sums, optimiser.param_groups[0]["lr"], good)
                 good = f"{terms['loss'].item():.4g} at {where}"
             optimiser.step()
+            if average is not None:
+                average.update_parameters(task.module)
             if (step + 1) % SAVE_EVERY == 0 and step + 1 < len(parts):
                 spent = time.process_time() - began
                 checkpoints.save(Done(history, step + 1, dict(sums), noise.get_state(), spent))
         task.module.eval()
-        with torch.no_grad():
+        with torch.no_grad(), _averages(task.module, average):
             row = {"epoch": epoch, **{k: float(v) / task.size for k, v in sums.items()}, **task.validate()}
         history.append(row)
         done.seconds = time.process_time() - began
@@ -140,8 +149,24 @@ def fit(
     board.close()
     artifacts.clear_leftovers(paths.cost_path(work))
     artifacts.write_json(paths.cost_path(work), {"device": device.type, "processor_seconds": done.seconds})
+    if average is not None:
+        task.module.load_state_dict(average.module.state_dict())
     task.module.eval()
     return history
+
+
+@contextmanager
+def _averages(module: nn.Module, average: AveragedModel | None) -> Iterator[None]:
+    """The averages in place of the weights of ``module``, if there are any."""
+    if average is None:
+        yield
+        return
+    own = copy.deepcopy(module.state_dict())
+    module.load_state_dict(average.module.state_dict())
+    try:
+        yield
+    finally:
+        module.load_state_dict(own)
 
 
 def _check_finite(where: str, loss: Tensor, gradient: Tensor, sums: dict[str, Tensor], lr: float, good: str) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -20,20 +20,22 @@ from spiking_diffusion.weights import load_weights
 class TokenSet:
     """``splits[split]`` (N, h, w) int64 in [0, size), made by the VQ-SVAE whose file hashes to ``vqsvae``.
 
-    ``stamp`` is that of the settings and the code that made them.
+    ``stamp`` is that of the settings and the code that made them. ``conditions[split]`` (N,) int64 are those of the
+    images, as the recipe's ``condition`` says; empty where there are none.
     """
 
     splits: dict[str, Tensor]
     size: int
     vqsvae: str
     stamp: str = ""
+    conditions: dict[str, Tensor] = field(default_factory=dict)
 
 
-def load_vqsvae(run: RunSettings, device: torch.device, root: Path = Path()) -> VQSVAE:
-    """The trained VQ-SVAE of a run in the project at ``root``, in evaluation mode."""
+def load_vqsvae(run: RunSettings, device: torch.device, folder: Path | None = None) -> VQSVAE:
+    """The trained VQ-SVAE of a run, in evaluation mode; its weights are in ``folder``, by default the run's."""
     channels, height, width = run.dataset.shape
     model = VQSVAE(run.recipe.vqsvae, run.recipe.neuron, (channels, height, width))
-    load_weights(root / paths.model_path(run.name, "vqsvae"), model, device)
+    load_weights(paths.weights_path(folder or paths.models_path(run.name), "vqsvae"), model, device)
     return model
 
 
@@ -45,6 +47,12 @@ def load_tokens(path: Path) -> TokenSet:
         splits = {split: arrays[split] for split in SPLITS}
         if any(a.dtype != np.uint16 or a.ndim != 3 or a.size == 0 or a.max() >= size for a in splits.values()):
             raise ValueError(f"tokens must be uint16, (N, h, w) and below {size}")
+        told = {split: arrays[name] for split in SPLITS if (name := f"{split}_condition") in arrays}
+        if any(a.dtype != np.uint16 or a.shape != splits[split].shape[:1] for split, a in told.items()):
+            raise ValueError("conditions must be uint16, one for each image")
     except (KeyError, TypeError, ValueError) as error:
         raise artifacts.damaged(path, error) from error
-    return TokenSet({k: torch.from_numpy(a.astype(np.int64)) for k, a in splits.items()}, size, vqsvae, stamp)
+    tokens, conditions = (
+        {split: torch.from_numpy(a.astype(np.int64)) for split, a in arrays.items()} for arrays in (splits, told)
+    )
+    return TokenSet(tokens, size, vqsvae, stamp, conditions)

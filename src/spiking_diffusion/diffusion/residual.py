@@ -1,0 +1,115 @@
+"""An SDID of blocks with membrane shortcuts, whose synapses reach every position."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from spiking_diffusion import config
+from spiking_diffusion.snn.layers import EventConvolution, SpikingLayer
+
+
+class PositionSynapse(nn.Module):
+    """A synapse from each of ``positions`` P to each other, within a channel.
+
+    The channels are in ``groups`` of equal size. Those of one group share a P x P matrix of weights.
+    """
+
+    def __init__(self, groups: int, positions: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(groups, positions, positions) * 0.5 / math.sqrt(positions))
+
+    def forward(self, spikes: Tensor) -> Tensor:
+        """Spikes (N, C, h, w) in {0, 1} -> currents (N, C, h, w), h w = P."""
+        rows = spikes.movedim(1, -1).flatten(1, 2)  # (N, P, C), as the kernels leave them
+        parts = rows.chunk(len(self.weight), dim=2)
+        mixed = torch.cat([torch.matmul(weight, part) for weight, part in zip(self.weight, parts, strict=True)], dim=2)
+        return mixed.unflatten(1, spikes.shape[2:]).movedim(-1, 1)
+
+
+class Block(nn.Module):
+    """u + synapses(LIF(norm(u))): spikes go through a 3x3 convolution and, with ``groups``, a synapse over positions.
+
+    The shortcut carries currents u from block to block (Hu et al., arXiv:2112.08954), the synapses see spikes alone.
+    Norm and neuron come before the synapse (He et al., arXiv:1603.05027).
+    """
+
+    def __init__(self, neuron: config.Neuron, channels: int, groups: int, positions: int) -> None:
+        super().__init__()
+        self.fire = firing(neuron, channels)
+        self.synapse = EventConvolution(channels)
+        self.mix = PositionSynapse(groups, positions) if groups else None
+
+    def forward(self, current: Tensor, steps: int) -> Tensor:
+        """Currents (T, B, C, h, w), or (B, C, h, w), the same at each of ``steps``, -> (T, B, C, h, w)."""
+        constant = current.dim() == 4
+        spikes = (self.fire(current, steps=steps) if constant else self.fire(current)).flatten(0, 1)
+        change = self.synapse(spikes)
+        if self.mix is not None:
+            change = change + self.mix(spikes)
+        return current + change.unflatten(0, (steps, -1))
+
+
+def firing(neuron: config.Neuron, channels: int) -> SpikingLayer:
+    """Normalisation and LIF of a current. The norms begin with currents of mean 1/2, at which a third fire."""
+    norm = nn.BatchNorm2d(channels)
+    nn.init.constant_(norm.bias, 0.5)
+    return SpikingLayer(nn.Identity(), norm, neuron)
+
+
+class ResidualSDID(nn.Module):
+    """Blocks of one width, then spikes whose rates a linear map turns into K logits.
+
+    The input current is a sum of learned currents: of each token (K+1 entries), of its position, and of the image's
+    condition, one of ``conditions`` or, the last entry, none. The masks say how far the diffusion is, so there is no
+    step t (Ou et al., arXiv:2406.03736): a call is a function of the tokens and the condition.
+    """
+
+    shares: Tensor
+
+    def __init__(
+        self, settings: config.SDID, neuron: config.Neuron, size: int, shape: tuple[int, int], conditions: int
+    ) -> None:
+        super().__init__()
+        self.settings, self.conditions = settings, conditions
+        width, positions = settings.channels[0], shape[0] * shape[1]
+        self.token = nn.Embedding(size + 1, width)
+        self.position = nn.Parameter(torch.randn(width, *shape))
+        if conditions:
+            self.condition = nn.Embedding(conditions + 1, width)
+            self.register_buffer("shares", torch.full((conditions,), 1 / conditions))
+        blocks = [Block(neuron, width, settings.positions, positions) for _ in settings.channels]
+        self.blocks: Iterable[Block] = nn.ModuleList(blocks)  # type: ignore[assignment]
+        self.last = firing(neuron, width)
+        self.out = nn.Conv2d(width, size, 1)
+
+    def learn_shares(self, conditions: Tensor) -> None:
+        """Remember how frequent each condition is among those (N,) of the training images."""
+        self.shares.copy_(torch.bincount(conditions, minlength=self.conditions) / len(conditions))
+
+    def draw_conditions(self, n: int, noise: torch.Generator) -> Tensor | None:
+        """Conditions (n,) as frequent as among training images; None where there are none."""
+        return torch.multinomial(self.shares, n, replacement=True, generator=noise) if self.conditions else None
+
+    def forward(
+        self, tokens: Tensor, t: Tensor, where: Tensor | None = None, condition: Tensor | None = None
+    ) -> Tensor:
+        """Tokens (B, h, w) in [0, K] -> logits (B, K, h, w), or those (N, K) of the N positions ``where`` (B, h, w).
+
+        Without ``condition`` (B,) in [0, conditions] there is none. ``t`` is not read.
+        """
+        current = self.token(tokens)
+        if self.conditions:
+            none = torch.full_like(tokens[:, 0, 0], self.conditions)
+            current = current + self.condition(none if condition is None else condition)[:, None, None]
+        current = current.movedim(-1, 1) + self.position
+        for block in self.blocks:
+            current = block(current, self.settings.T)
+        rates = self.last(current, readout=current.new_full((self.settings.T,), 1 / self.settings.T))
+        if where is None:
+            return self.out(rates)
+        return F.linear(rates.movedim(1, -1)[where], self.out.weight.flatten(1), self.out.bias)

@@ -1,0 +1,99 @@
+"""Weights that come along: a folder ``pretrained/NAME`` with all that is needed to draw from a model."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from pydantic import ValidationError
+
+from spiking_diffusion import artifacts, families, paths
+from spiking_diffusion.config import Params, RunSettings
+from spiking_diffusion.errors import sentence
+from spiking_diffusion.metrics.rows import read_row
+
+CONFIG = "config.json"
+"""The complete setting of the run, which builds the model without ``params.yaml``."""
+HOW = ("steps", "temperature", "guidance", "network_calls")
+NUMBERS = (
+    *("classifier_fid", "classifier_fid_deviation", "classifier_train_test_fid", "classifier_perfect_prior_fid"),
+    *("classifier_precision", "classifier_recall", "classifier_n_generated"),
+    *("legible", "test_legible", "class_balance", "class_accuracy", "mse", "ssim", "bits_per_token"),
+)
+"""What a model card tells of the metrics: how images were drawn, and main numbers."""
+
+
+def load_pretrained(folder: Path, device: torch.device) -> families.Model:
+    """The model in a folder of pretrained weights.
+
+    Raises UserError where files are missing or damaged.
+    """
+    said = artifacts.read_json(folder / CONFIG)
+    try:
+        settings = RunSettings.model_validate(said)
+    except ValidationError as error:
+        raise artifacts.damaged(folder / CONFIG, sentence(error, "")) from error
+    return families.load(settings, device, folder)
+
+
+def export(params: Params, name: str, folder: Path) -> Path:
+    """Write weights, ``config.json`` and ``README.md``, a model card, of a run that has been evaluated.
+
+    Raises UserError if the run has not been evaluated.
+    """
+    run, row = params.resolve(name), read_row(name)
+    how = families.load(run, torch.device("cpu")).how()
+    tuned: dict[str, Any] = {key: how[key] for key in ("temperature", "guidance") if key in how}
+    recipe = run.recipe.model_copy(update={"sample": run.recipe.sample.model_copy(update=tuned)})
+    settings = run.model_copy(update={"recipe": recipe})
+    hashes = {}
+    for network in run.family.networks:
+        weights = paths.model_path(name, network).read_bytes()
+        target = paths.weights_path(folder, network)
+        artifacts.write_bytes(target, weights)
+        hashes[target.name] = artifacts.sha256(target)
+    artifacts.write_json(folder / CONFIG, settings.model_dump())
+    artifacts.write_text(folder / "README.md", card(settings, row, hashes, _costs(run)))
+    return folder
+
+
+def _costs(run: RunSettings) -> dict[str, float]:
+    """Processor seconds of each training, as far as they are known here."""
+    files = {network: paths.cost_path(paths.work_path(run.name, network)) for network in run.family.networks}
+    return {
+        network: float(artifacts.read_json(file)["processor_seconds"])
+        for network, file in files.items()
+        if file.is_file()
+    }
+
+
+def card(run: RunSettings, row: dict[str, Any], hashes: dict[str, str], seconds: dict[str, float]) -> str:
+    """A model card: what the weights are, how they were made and measured, and what they are not good for."""
+    numbers = {key: row[key] for key in NUMBERS if isinstance(row.get(key), int | float)}
+    made = ", ".join(f"{run.family.networks[network]} {spent / 60:.0f} min" for network, spent in seconds.items())
+    lines = [
+        f"# {run.name}",
+        "",
+        f"{run.family.title} for {run.dataset.title}, recipe `{run.recipe_name}`, seed {run.recipe.seed}.",
+        "",
+        "```",
+        f"spiking-diffusion sample --pretrained {run.name} -n 64 --out grid.png",
+        "```",
+        "",
+        f"- **Data**: {run.dataset.title}, licence {run.dataset.licence}. {run.dataset.citation}.",
+        f"- **Made by**: `snakemake --cores 2 results/metrics/{run.name}.json`, {row['images_seen']:,} images seen.",
+        *[f"- **Processor time**: {made}."] * bool(made),
+        f"- **Drawn with**: {json.dumps({key: row[key] for key in HOW if key in row})}.",
+        "- **Limits**: images are small, and of this dataset alone. Do not take them for new data of its source.",
+        "",
+        "| number ([docs/evaluation.md](../../docs/evaluation.md)) | value |",
+        "|---|---|",
+        *[f"| `{key}` | {value:.4g} |" for key, value in numbers.items()],
+        "",
+        "| file | sha256 |",
+        "|---|---|",
+        *[f"| `{name}` | `{digest}` |" for name, digest in hashes.items()],
+    ]
+    return "\n".join(lines) + "\n"
