@@ -203,8 +203,9 @@ def test_standard_has_torch_fidelitys_own_numbers(fid_weights, classifier):
         **{"fid": True, "kid": True, "prc": True, "cuda": False, "verbose": False, "cache": False},
         **{"kid_subset_size": 5, "kid_subsets": 4, "rng_seed": 3, "batch_size": 50, "save_cpu_ram": True},
     )
-    assert row["standard_fid"] == pytest.approx(expected[torch_fidelity.KEY_METRIC_FID], rel=1e-6)
-    assert row["standard_kid"] == pytest.approx(expected[torch_fidelity.KEY_METRIC_KID_MEAN], rel=1e-6)
+    # torch-fidelity keeps features in float32, we compare them in float64
+    assert row["standard_fid"] == pytest.approx(expected[torch_fidelity.KEY_METRIC_FID], rel=1e-4)
+    assert row["standard_kid"] == pytest.approx(expected[torch_fidelity.KEY_METRIC_KID_MEAN], rel=1e-4)
     assert row["standard_precision"] == expected[torch_fidelity.KEY_METRIC_PRECISION]
     assert row["standard_recall"] == expected[torch_fidelity.KEY_METRIC_RECALL]
     assert abs(row["standard_reconstruction_fid"]) < 1e-3 * row["standard_train_test_fid"]

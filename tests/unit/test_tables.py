@@ -271,7 +271,8 @@ def test_peers_without_a_counterpart_are_said():
     metrics("cifar10", train50k_fid=100.0, train50k_n_generated=50000, released_fid=90.0, released_n_generated=1280)
     make(Job(PARAMS, "table", "beyond"))
     assert no_counterpart() == [
-        "clean32 of 5000 images: no run on mnist, cifar10 has this number, so none compares with FSVAE, ESVAE.",
+        "clean32 of 5000 images: no run on mnist, cifar10 has this number, so none compares with FSVAE, ESVAE, SGAD "
+        "T=16.",
         "clean32 of 10000 images: no run on cifar10 has this number, so none compares with FSDDIM T=8, FSDDIM T=4.",
         "train50k of 50000 images: no run on mnist has this number, so none compares with SDDPM T=4.",
         "released of 1280 images: no run on mnist has this number, so none compares with "
