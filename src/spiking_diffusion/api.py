@@ -32,13 +32,16 @@ def load(run: str | Path, device: str = "auto") -> families.Model:
     other settings than ``params.yaml`` has.
     """
     path = Path(run)
-    if (shipped := _pretrained(path)) is not None:
-        return load_pretrained(shipped, pick_device(device))
-    if path.parent != Path() and path.parts[-3:-1] != ("results", "models"):
+    named = path.parent == Path()
+    trained = named and paths.models_path(path.name).is_dir()
+    folder = paths.pretrained_path(path.name) if named and not trained else path
+    if (folder / CONFIG).is_file():
+        return load_pretrained(folder, pick_device(device))
+    if not named and path.parts[-3:-1] != ("results", "models"):
         raise UserError(
             f"{run} is not the path of a run's weights: give a run's name, or a path .../results/models/NAME"
         )
-    root = Path() if path.parent == Path() else path.resolve().parents[2]
+    root = Path() if named else path.resolve().parents[2]
     params = load_params(root / "params.yaml")
     settings = params.resolve(path.name)
     for network in settings.family.networks:
@@ -51,12 +54,3 @@ def load(run: str | Path, device: str = "auto") -> families.Model:
                 f"train it again, or undo the change"
             )
     return families.load(settings, pick_device(device), root / paths.models_path(settings.name))
-
-
-def _pretrained(path: Path) -> Path | None:
-    """The folder of pretrained weights that ``path`` names; None if it names none, or a run that has been trained."""
-    bare = path.parent == Path()
-    folder = paths.pretrained_path(path.name) if bare else path
-    return (
-        folder if folder.joinpath(CONFIG).is_file() and not (bare and paths.models_path(path.name).is_dir()) else None
-    )

@@ -22,8 +22,8 @@ from spiking_diffusion.config import FAMILIES, Params, load_params
 from spiking_diffusion.errors import UserError, unknown
 from spiking_diffusion.graph.dvc import dvc_yaml
 from spiking_diffusion.graph.grid import grid_text
-from spiking_diffusion.graph.jobs import Job, job_of
-from spiking_diffusion.graph.stages import FLAGS, STAGES
+from spiking_diffusion.graph.jobs import job_of
+from spiking_diffusion.graph.stages import FLAGS, STAGES, Stage
 from spiking_diffusion.graph.suites import FIGURES, PAGES, pages_of
 from spiking_diffusion.reporting.recipes import recipes_page
 from spiking_diffusion.stages import make
@@ -211,33 +211,30 @@ def _run(args: argparse.Namespace) -> int:
 def _make(args: argparse.Namespace, params: Params) -> None:
     """Do the job of a stage, or draw a picture by the command of one."""
     of_command = [stage for stage in STAGES.values() if stage.command == args.stages]
-    if args.command == "sample" and args.pretrained:
-        _draw_pretrained(args, params)
+    if args.command == "sample" and _is_picture(args):
+        _on_device(of_command[0], lambda: _draw_picture(args, params))
         return
     asked = {option: getattr(args, option) for stage in of_command for option in stage.options}
     options = {option: value for option, value in asked.items() if value is not False}
     job = job_of(params, args.stages, getattr(args, FLAGS[of_command[0].over]), **options)
-    if args.command == "sample" and _is_picture(args):
-        _on_device(job, lambda: _draw_picture(args, job))
-        return
     with locks.alone(*job.outputs) as waited:
         if waited and job.is_made():
             log.info("%s is there now, made with the same settings from the same files", job.out)
         elif job.spec.gpu:
-            _on_device(job, lambda: make(job, args.device))
+            _on_device(job.spec, lambda: make(job, args.device))
         else:
             make(job)
     shown = next((path for path in job.outputs if path.suffix == ".md"), job.out)
     print(shown.read_text(encoding="utf-8").rstrip("\n") if shown.suffix in SHOWN else shown)
 
 
-def _on_device(job: Job, compute: Callable[[], object]) -> None:
+def _on_device(stage: Stage, compute: Callable[[], object]) -> None:
     import torch
 
     try:
         compute()
     except torch.OutOfMemoryError as error:
-        section = job.spec.threads.removesuffix(".threads")  # the batch size is next to the number of threads
+        section = stage.threads.removesuffix(".threads")  # the batch size is next to the number of threads
         raise UserError(
             f"the GPU's memory is full ({str(error).splitlines()[0]}): lower "
             f"{section}.batch_size in params.yaml, or pass --device cpu"
@@ -253,29 +250,25 @@ def _is_picture(args: argparse.Namespace) -> bool:
             "-n without --out would make results/samples differ from params.yaml: add --out FILE.png, "
             "or change sample.n of the run"
         )
+    if args.out is None and args.pretrained:
+        raise UserError("--pretrained draws a picture: add --out FILE.png")
+    if args.out is not None and args.out.suffix != ".png":
+        raise UserError(f"--out is {str(args.out)!r}: give a name that ends in .png")
     return args.out is not None
 
 
-def _draw_picture(args: argparse.Namespace, job: Job) -> None:
-    from spiking_diffusion.devices import pick_device
-    from spiking_diffusion.stages.sample import sample_picture
-
-    print(sample_picture(job.run, args.n or 64, args.out, pick_device(args.device or job.params.device)))
-
-
-def _draw_pretrained(args: argparse.Namespace, params: Params) -> None:
-    folder = paths.pretrained_path(args.pretrained)
-    if not _is_picture(args):
-        raise UserError("--pretrained draws a picture: add --out FILE.png")
-    if not (folder / "config.json").is_file():
-        have = {path.parent.name: path for path in folder.parent.glob("*/config.json")}
-        raise UserError(f"{folder} has no config.json: {unknown('set of weights', args.pretrained, have)}")
-
+def _draw_picture(args: argparse.Namespace, params: Params) -> None:
+    from spiking_diffusion import families
     from spiking_diffusion.devices import pick_device
     from spiking_diffusion.pretrained import load_pretrained
     from spiking_diffusion.stages.sample import write_picture
 
-    write_picture(load_pretrained(folder, pick_device(args.device or params.device)), args.n or 64, args.out)
+    device = pick_device(args.device or params.device)
+    if args.pretrained:
+        model = load_pretrained(paths.pretrained_path(args.pretrained), device)
+    else:
+        model = families.load(params.resolve(args.run), device)
+    write_picture(model, args.n or 64, args.out)
     print(args.out)
 
 

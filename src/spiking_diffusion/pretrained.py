@@ -11,7 +11,7 @@ from pydantic import ValidationError
 
 from spiking_diffusion import artifacts, families, paths
 from spiking_diffusion.config import Params, RunSettings
-from spiking_diffusion.errors import sentence
+from spiking_diffusion.errors import UserError, sentence, unknown
 from spiking_diffusion.metrics.rows import read_row
 
 CONFIG = "config.json"
@@ -28,13 +28,16 @@ NUMBERS = (
 def load_pretrained(folder: Path, device: torch.device) -> families.Model:
     """The model in a folder of pretrained weights.
 
-    Raises UserError where files are missing or damaged.
+    Raises UserError if files are missing or damaged.
     """
-    said = artifacts.read_json(folder / CONFIG)
+    path = folder / CONFIG
+    if not path.is_file():
+        have = {other.parent.name: other for other in folder.parent.glob(f"*/{CONFIG}")}
+        raise UserError(f"{path} is missing: {unknown('set of weights', folder.name, have)}")
     try:
-        settings = RunSettings.model_validate(said)
+        settings = RunSettings.model_validate_json(path.read_bytes())
     except ValidationError as error:
-        raise artifacts.damaged(folder / CONFIG, sentence(error, "")) from error
+        raise UserError(f"{path} is damaged ({sentence(error, '')}): get the folder again") from error
     return families.load(settings, device, folder)
 
 

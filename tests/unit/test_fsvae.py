@@ -325,7 +325,7 @@ def original(settings):
 
 @pytest.mark.parametrize("shape", [(1, 28, 28), (3, 32, 32), (1, 20, 12)])
 def test_original_architecture(original, neuron, lively, rng, shape):
-    """Four stages of stride 2: 28x28 is resized to 32x32, of which 2x2 is left, and what is drawn resized back."""
+    """Four stages of stride 2: 28x28 is resized to 32x32 and becomes 2x2. Drawn images are resized back."""
     model = lively(FSVAE(original, neuron, shape)).train()
     images, sides = torch.rand(3, *shape), [-(-side // 16) * 16 for side in shape[1:]]
     out = model(images, 0.5, rng())

@@ -11,6 +11,7 @@ from sklearn.neighbors import KNeighborsClassifier
 from torch.nn import functional as F
 
 from spiking_diffusion import artifacts, families, load, paths
+from spiking_diffusion.cli import main
 from spiking_diffusion.config import RunSettings
 from spiking_diffusion.errors import UserError
 from spiking_diffusion.graph.jobs import Job
@@ -50,6 +51,26 @@ def test_a_folder_is_enough_to_draw_from(exported, untrained, tmp_path, monkeypa
         artifacts.sha256(tmp_path / exported / "sdid.safetensors"),
     ):
         assert words in card
+
+
+def test_the_command_line_draws_and_exports(exported, untrained, capsys):
+    Path("params.yaml").write_text(yaml.safe_dump(untrained.model_dump()), encoding="utf-8")
+    draw = ["sample", "--device", "cpu", "--pretrained"]
+    assert main([*draw, "digits", "-n", "4", "--out", "grid.png"]) == 0
+    assert main(["sample", "--device", "cpu", "--run", "digits", "-n", "4", "--out", "run.png"]) == 0
+    assert Path("grid.png").read_bytes() == Path("run.png").read_bytes()
+    assert main(["export", "--run", "digits", "--folder", "again"]) == 0
+    assert {path.name: path.read_bytes() for path in Path("again").iterdir()} == {
+        path.name: path.read_bytes() for path in exported.iterdir()
+    }
+    capsys.readouterr()
+    for arguments, words in (
+        ([*draw, "digist", "--out", "x.png"], "pretrained/digist/config.json is missing: did you mean 'digits'?"),
+        ([*draw, "digits"], "--pretrained draws a picture: add --out FILE.png"),
+        ([*draw, "digits", "--out", "x.jpg"], "--out is 'x.jpg': give a name that ends in .png"),
+    ):
+        assert main(arguments) == 2
+        assert words in capsys.readouterr().err
 
 
 def test_a_name_means_the_trained_run_first(exported, untrained):
@@ -93,7 +114,7 @@ def test_pretrained_digits_are_those_asked_for(folder):
     asked = torch.arange(10).repeat_interleave(10)
     images = torch.cat([model.sample(10, condition=digit, seed=digit, steps=16) for digit in range(10)])
     seen = judge.predict(cropped(images).flatten(1).numpy())
-    assert np.mean(seen == asked.numpy()) > 0.4
+    assert np.mean(seen == asked.numpy()) > 0.45
 
 
 def cropped(images):

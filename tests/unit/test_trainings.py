@@ -88,7 +88,7 @@ def test_every_training_image_counts_and_no_other(params, stage):
 
 
 def validation_numbers(run, stage, part, rng):
-    """The number that the stage watches, of examples worked out anew, and how far it may be off by chance."""
+    """The number that the stage watches, computed again for the examples, and its tolerance for chance."""
     with torch.no_grad():
         if stage == "sdid":
             model, diffusion = load_sdid(run, CPU)

@@ -14,13 +14,13 @@ from spiking_diffusion.diffusion.sdid import SDID
 from spiking_diffusion.errors import UserError
 from spiking_diffusion.weights import load_weights
 
-Denoiser = SDID | ResidualSDID
+Network = SDID | ResidualSDID
 
 
-def make_sdid(run: RunSettings, size: int, shape: tuple[int, int]) -> tuple[Denoiser, AbsorbingDiffusion]:
+def make_sdid(run: RunSettings, size: int, shape: tuple[int, int]) -> tuple[Network, AbsorbingDiffusion]:
     """An untrained SDID for tokens of ``shape`` (h, w) in [0, size), and its diffusion process."""
     settings, neuron, steps = run.recipe.sdid, run.recipe.neuron, shape[0] * shape[1]
-    model: Denoiser = (
+    model: Network = (
         SDID(settings, neuron, size, steps)
         if settings.architecture == "stack"
         else ResidualSDID(settings, neuron, size, shape, run.conditions)
@@ -28,12 +28,10 @@ def make_sdid(run: RunSettings, size: int, shape: tuple[int, int]) -> tuple[Deno
     return model, AbsorbingDiffusion(size, steps)
 
 
-def load_sdid(
-    run: RunSettings, device: torch.device, folder: Path | None = None
-) -> tuple[Denoiser, AbsorbingDiffusion]:
+def load_sdid(run: RunSettings, device: torch.device, folder: Path | None = None) -> tuple[Network, AbsorbingDiffusion]:
     """The trained SDID of a run, in evaluation mode, and its diffusion process.
 
-    Its weights are in ``folder``, by default the run's, and the VQ-SVAE's beside them.
+    Its weights are in ``folder``, by default the run's, next to the VQ-SVAE's.
     Raises UserError if its tokens came from another VQ-SVAE than the run's.
     """
     _, height, width = run.dataset.shape

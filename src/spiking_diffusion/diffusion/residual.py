@@ -55,7 +55,7 @@ class Block(nn.Module):
 
 
 def firing(neuron: config.Neuron, channels: int) -> SpikingLayer:
-    """Normalisation and LIF of a current. The norms begin with currents of mean 1/2, at which a third fire."""
+    """Normalisation and LIF of a current. Its mean is 1/2 at first, because at 0 few neurons would fire."""
     norm = nn.BatchNorm2d(channels)
     nn.init.constant_(norm.bias, 0.5)
     return SpikingLayer(nn.Identity(), norm, neuron)

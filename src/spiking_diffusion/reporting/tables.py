@@ -19,11 +19,11 @@ PROTOCOLS: tuple[str, ...] = get_args(Protocol)
 FIRST = ("dataset", "model", "run", "seeds")
 MEASURES = ("kid", "fid", "perfect_prior_fid", "train_test_fid", "reconstruction_fid", "precision", "recall")
 COUNTS = ("n_generated", "n_real", "n_reconstructed", "n_perfect_prior", "n_train_test", "kid_subset_size")
-READ = ("legible", "test_legible", "class_balance")
+READ = ("legible", "test_legible", "class_balance", "class_accuracy")
 BUDGET = "images_seen"
 LAST = (
     *("bits_per_token", "perplexity", "nearest_train_mean", "test_nearest_train_mean"),
-    *("sampler", "steps", "temperature", "network_calls"),
+    *("sampler", "steps", "temperature", "guidance", "network_calls"),
     *(f"{network}_{BUDGET}" for family in FAMILIES.values() for network in family.networks),
     *(BUDGET, "source"),
 )

@@ -11,8 +11,6 @@ import numpy as np
 import torch
 
 from spiking_diffusion import artifacts, paths
-from spiking_diffusion.config import RunSettings
-from spiking_diffusion.errors import UserError
 from spiking_diffusion.families import Model, load
 from spiking_diffusion.graph.jobs import Job
 from spiking_diffusion.pictures import grid, write_png
@@ -41,20 +39,7 @@ def run(job: Job, device: torch.device) -> None:
     artifacts.write_npz(job.out, content | made_by)
 
 
-def sample_picture(settings: RunSettings, n: int, out: Path, device: torch.device) -> Path:
-    """Draw ``n`` images of a run and write them as one PNG, near square."""
-    _check_name(out)
-    write_picture(load(settings, device), n, out)
-    return out
-
-
 def write_picture(model: Model, n: int, out: Path) -> None:
     """Draw ``n`` images and write them as one PNG, near square."""
-    _check_name(out)
     make_deterministic(model.config.recipe.sample.threads)
     write_png(out, grid(model.draw(n).images.numpy(), columns=math.ceil(math.sqrt(n))))
-
-
-def _check_name(out: Path) -> None:
-    if out.suffix != ".png":
-        raise UserError(f"--out is {str(out)!r}: give a name that ends in .png")

@@ -23,7 +23,7 @@ class SDIDTask:
     def __init__(self, run: RunSettings, tokens: TokenSet, device: torch.device) -> None:
         height, width = tokens.splits["train"].shape[1:]
         self.seed = run.recipe.seed
-        self.settings, self.condition = run.recipe.sdid, run.recipe.condition
+        self.settings, self.dropped = run.recipe.sdid, run.recipe.condition.dropped
         self.batch_size = run.recipe.sdid.train.batch_size
         self.module, self.diffusion = make_sdid(run, tokens.size, (height, width))
         self.device = device
@@ -45,23 +45,25 @@ class SDIDTask:
         told = {}
         if self.conditions:
             condition = self.conditions["train"][index.to(self.device)]
-            dropped = torch.rand(len(tokens), generator=noise, device=self.device) < self.condition.dropped
+            dropped = torch.rand(len(tokens), generator=noise, device=self.device) < self.dropped
             told = {"condition": condition.masked_fill(dropped, self.module.conditions)}
         loss = self.diffusion.bound if self.settings.loss == "elbo" else self.diffusion.reweighted
         return {"loss": loss(self.module(noisy, t, **told), tokens, noisy, t).mean()}
 
     def validate(self) -> dict[str, float]:
         noise = generator(self.device, self.seed, "sdid", "validation")  # the same masks after every epoch
-        told = self.conditions.get("validation")
-        bound, _ = self._bits(self.validation, told, noise)
+        bound, _ = self._bits(len(self.validation), noise)
         with record_rates(self.module) as rates:
-            self._bits(self.validation[: self.batch_size], told if told is None else told[: self.batch_size], noise)
+            self._bits(self.batch_size, noise)
         return {
             "validation_bits_per_token": bound,
             **{f"rate_{layer}": rate for layer, rate in rates.items()},  # of one batch
         }
 
-    def _bits(self, tokens: Tensor, told: Tensor | None, noise: torch.Generator) -> tuple[float, float]:
+    def _bits(self, n: int, noise: torch.Generator) -> tuple[float, float]:
+        """Bits per token of the first ``n`` validation images, and their standard error."""
+        told = self.conditions["validation"][:n] if self.conditions else None
+        tokens = self.validation[:n]
         return bits_per_token(self.module, self.diffusion, tokens, self.batch_size, noise, self.device, told)
 
 

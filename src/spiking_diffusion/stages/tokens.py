@@ -16,7 +16,7 @@ from spiking_diffusion.vqsvae.loading import load_vqsvae
 
 @torch.no_grad()
 def run(job: Job, device: torch.device) -> None:
-    """Encode all images of a run's dataset, and note the condition that each of them stands for.
+    """Encode all images of a run's dataset, and note the condition of each.
 
     A global code is the nearest of as many centres (k-means) of training images' features z^E.
     """
@@ -27,19 +27,20 @@ def run(job: Job, device: torch.device) -> None:
     content = {"size": np.array(settings.codebook.size), "vqsvae": np.array(weights), "stamp": np.array(job.stamp)}
     features: dict[str, np.ndarray] = {}
     for split in SPLITS:
-        found = [
-            model.readout(model.encoder(to_unit(part)))
-            for part in batches(data.images[split], settings.train.batch_size, device)
-        ]
-        content[split] = torch.cat([model.codebook.nearest(part).cpu() for part in found]).numpy().astype(np.uint16)
+        tokens, kept = [], []
+        for part in batches(data.images[split], settings.train.batch_size, device):
+            z_e = model.readout(model.encoder(to_unit(part)))
+            tokens.append(model.codebook.nearest(z_e).cpu())
+            if condition.by == "code":
+                kept.append(z_e.flatten(1).cpu())
+        content[split] = torch.cat(tokens).numpy().astype(np.uint16)
         if condition.by == "code":
-            features[split] = torch.cat([part.flatten(1).cpu() for part in found]).numpy()
-    if condition.by == "label":
-        content |= {f"{split}_condition": data.labels[split].numpy().astype(np.uint16) for split in SPLITS}
-    if condition.by == "code":
-        content |= {
-            f"{split}_condition": codes for split, codes in global_codes(features, condition.codes, seed).items()
-        }
+            features[split] = torch.cat(kept).numpy()
+        elif condition.by == "label":
+            content[f"{split}_condition"] = data.labels[split].numpy().astype(np.uint16)
+    if features:
+        codes = global_codes(features, condition.codes, seed)
+        content |= {f"{split}_condition": each for split, each in codes.items()}
     artifacts.write_npz(job.out, content)
 
 

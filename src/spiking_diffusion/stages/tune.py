@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 from statistics import fmean, stdev
 from typing import Any
@@ -11,6 +12,7 @@ import torch
 from torch import Tensor
 
 from spiking_diffusion import artifacts, paths
+from spiking_diffusion.config import Recipe
 from spiking_diffusion.data.images import load_split
 from spiking_diffusion.errors import UserError
 from spiking_diffusion.families.spiking_diffusion import SpikingDiffusion
@@ -48,40 +50,42 @@ def run(job: Job, device: torch.device) -> None:
     own = most if recipe.sample.steps == "all" else recipe.sample.steps
     embed = Features(ClassifierFeatures, classifier, recipe.evaluate.batch_size, device)
     theirs, subset = embed(real), min(recipe.evaluate.kid_subset_size, recipe.tune.n, len(real))
-    drawn: dict[tuple[float, float], Tensor] = {}
+    drawn: list[Tensor] = []
 
-    def tried(temperature: float, guidance: float, steps: int) -> dict[str, Any]:
-        how = {"guidance": guidance} if model.sdid.conditions else {}
-        images, notes, _ = model.draw(recipe.tune.n, "tune", temperature=temperature, steps=steps, **how)
+    def tried(way: dict[str, float], steps: int) -> dict[str, Any]:
+        images, notes, _ = model.draw(recipe.tune.n, "tune", steps=steps, **way)
         ours = embed(images)
         fid = fmean(distances.fid(a, b) for a, b in zip(ours, theirs, strict=True))
         kid = compare_kid(ours, theirs, subset, KID_SUBSETS, recipe.seed)["kid"]
-        drawn.setdefault((temperature, guidance), ours[0])
-        log.info("%s: temperature %g, guidance %g, %d steps: FID %.4g", job.name, temperature, guidance, steps, fid)
-        way = {"sampler": recipe.sample.sampler, "steps": steps, "temperature": temperature, **how}
-        return {**way, "fid": fid, "kid": kid, "network_calls": notes["network_calls"]}
+        drawn.append(ours[0])
+        log.info("%s: %s, %d steps: FID %.4g", job.name, ", ".join(f"{k} {v:g}" for k, v in way.items()), steps, fid)
+        row = {"sampler": recipe.sample.sampler, "steps": steps, **way}
+        return {**row, "fid": fid, "kid": kid, "network_calls": notes["network_calls"]}
 
-    temperatures, guidances = (
-        dict.fromkeys(tried_ones if own_one == "tuned" else [own_one])
-        for own_one, tried_ones in (
-            (recipe.sample.temperature, recipe.tune.temperatures),
-            (recipe.sample.guidance if model.sdid.conditions else 0.0, recipe.tune.guidances),
-        )
-    )
-    rows = [tried(temperature, guidance, own) for temperature in temperatures for guidance in guidances]
-    lowest = min(rows, key=lambda row: row["fid"])
+    ways = to_try(recipe, conditional=model.sdid.conditions > 0)
+    rows = [tried(way, own) for way in ways]
+    fids = [row["fid"] for row in rows]
     noise = generator("cpu", recipe.seed, "tune", "bootstrap")
-    error = standard_error(drawn[lowest["temperature"], lowest.get("guidance", 0.0)], theirs[0], noise)
+    error = standard_error(drawn[fids.index(min(fids))], theirs[0], noise)
     best = nearest_to_one(rows, error)
+    way = ways[rows.index(best)]
     others = sorted({min(steps, most) for steps in recipe.tune.steps} - {own})
-    way = {key: best.get(key, 0.0) for key in ("temperature", "guidance")}
-    rows += [tried(**way, steps=steps) for steps in others]
-    rows = [row | {"chosen": int(all(row.get(key, 0.0) == way[key] for key in way))} for row in rows]
+    rows += [tried(way, steps) for steps in others]
+    rows = [row | {"chosen": int(way.items() <= row.items())} for row in rows]
 
     text = pd.DataFrame(rows).to_csv(index=False, float_format="%.6g", lineterminator="\n")
     artifacts.write_text(job.out.with_suffix(".csv"), text)
     counts = {"n_generated": recipe.tune.n, "n_real": len(real), "real": "validation"}
-    artifacts.write_json(job.out, {**best, "lowest_fid": lowest["fid"], "lowest_fid_error": error, **counts})
+    artifacts.write_json(job.out, {**best, "lowest_fid": min(fids), "lowest_fid_error": error, **counts})
+
+
+def to_try(recipe: Recipe, conditional: bool) -> list[dict[str, float]]:
+    """Every temperature with every guidance, where these are to be tuned, without repetition."""
+    tried = {"temperature": (recipe.sample.temperature, recipe.tune.temperatures)}
+    if conditional:
+        tried["guidance"] = (recipe.sample.guidance, recipe.tune.guidances)
+    values = [dict.fromkeys(all_of_them if own == "tuned" else [float(own)]) for own, all_of_them in tried.values()]
+    return [dict(zip(tried, way, strict=True)) for way in itertools.product(*values)]
 
 
 def standard_error(ours: Tensor, theirs: Tensor, noise: torch.Generator) -> float:
