@@ -403,6 +403,25 @@ def test_steps_figure_shows_each_seed_at_its_own_temperature():
 
 
 @pytest.mark.usefixtures("project")
+def test_figures_of_a_run_whose_guidance_was_tuned():
+    """Seen to fail: FIDs of several guidances were one point with a bar, as if they were of several seeds."""
+    fill(PARAMS, "seeds")
+    for run, fids in (("digits", (3.0, 1.0, 5.0)), ("seed-1", (4.0, 2.0, 6.0)), ("seed-2", (5.0, 3.0, 7.0))):
+        path = paths.tuning_path(run).with_suffix(".csv")
+        table = (
+            pd.read_csv(path)
+            .iloc[:3]
+            .assign(steps=[49, 49, 8], temperature=1.0, guidance=[0.0, 0.5, 0.5], fid=fids, chosen=[0, 1, 1])
+        )
+        table.to_csv(path, index=False)
+    found = groups(PARAMS, "seeds")
+    axis = temperature(found).axes[0]
+    assert axis.get_xlabel() == "guidance or temperature"  # the other row of the suite
+    assert axis.lines[0].get_xydata().tolist() == [[0.0, 4.0], [0.5, 2.0]]
+    assert steps(found).axes[0].lines[0].get_xydata().tolist() == [[8.0, 6.0], [49.0, 2.0]]
+
+
+@pytest.mark.usefixtures("project")
 def test_gif_goes_from_masks_to_the_last_images_in_the_same_bytes():
     fill(PARAMS, "two-datasets")
     for name in ("cifar10", "digits"):

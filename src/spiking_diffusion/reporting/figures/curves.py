@@ -20,7 +20,7 @@ from spiking_diffusion.reporting.groups import Group, ablated, legend, with_code
 
 NAMES = {"mse": "MSE", "ssim": "1 - SSIM"}
 OF_CODEBOOK, OF_TOKENS = {"perplexity": "perplexity"}, {"bits_per_token": "bits per token"}
-TRIED = ["steps", "temperature", "fid", "kid", "network_calls", "chosen"]
+TRIED = ["steps", "temperature", "guidance", "fid", "kid", "network_calls", "chosen"]
 
 
 def ablation(groups: list[Group]) -> Figure:
@@ -93,34 +93,40 @@ def mean_and_deviation(values: np.ndarray) -> tuple[float, float]:
 
 
 def temperature(groups: list[Group]) -> Figure:
-    """FID and KID on validation images against the temperature, at the run's number of steps."""
+    """FID and KID on validation images against the temperature, at the run's number of steps.
+
+    Where one temperature was tried with several guidances, they are against the guidance.
+    """
     figure, axes = plt.subplots(1, 2, figsize=(6.4, 2.8), layout="constrained")
-    shown = _tuned(groups)
+    shown, keys = _tuned(groups), []
     for group in shown:
         tried = _read_tried(group)
         tried = tried[tried["steps"] == tried["steps"].iloc[0]]
+        key, other = "temperature", "guidance"
+        if tried[key].nunique() == 1 < tried[other].nunique():
+            key, other = other, key
+        tried = tried.merge(tried.loc[tried["chosen"] > 0, ["seed", other]])  # each seed at its own choice
+        keys.append(key)
         for axis, column in zip(axes, ("fid", "kid"), strict=True):
-            spread = tried.groupby("temperature")[column].agg(["mean", "std"])
-            best = tried.groupby("temperature")["chosen"].mean().idxmax()
+            spread = tried.groupby(key)[column].agg(["mean", "std"])
+            best = tried.groupby(key)["chosen"].mean().idxmax()
             label = legend(group, shown)
             colour = _points(axis, spread.index, spread["mean"], spread["std"].fillna(0), label=label)
             axis.plot(best, spread["mean"][best], "*", color=colour, markersize=12)
     for axis, name in zip(axes, ("FID", "KID"), strict=True):
-        axis.set(xlabel="temperature", ylabel=f"{name}, validation images")
+        axis.set(xlabel=" or ".join(dict.fromkeys(keys)), ylabel=f"{name}, validation images")
     _legend_below(figure)
     return figure
 
 
 def steps(groups: list[Group]) -> Figure:
     """FID on validation images against the number of steps and against the network calls these take, at the chosen
-    temperature."""
+    temperature and guidance."""
     figure, axes = plt.subplots(1, 2, figsize=(6.4, 2.8), sharey=True, layout="constrained")
     shown = _tuned(groups)
     for group in shown:
         tried = _read_tried(group)
-        own = tried[tried["steps"] == tried["steps"].iloc[0]]
-        best = own.loc[own["chosen"] > 0, ["seed", "temperature"]]
-        spread = tried.merge(best).groupby("steps")[["fid", "network_calls"]].agg(["mean", "std"]).fillna(0)
+        spread = tried[tried["chosen"] > 0].groupby("steps")[["fid", "network_calls"]].agg(["mean", "std"]).fillna(0)
         label = legend(group, shown)
         for axis, x in zip(axes, (spread.index, spread["network_calls"]["mean"]), strict=True):
             _points(axis, x, spread["fid"]["mean"], spread["fid"]["std"], label=label)
@@ -160,7 +166,8 @@ def _read_tried(group: Group) -> pd.DataFrame:
     for run in group.runs:
         path = paths.tuning_path(run.name).with_suffix(".csv")
         try:
-            tried = pd.read_csv(artifacts.require(path))[TRIED].astype(float)
+            table = pd.read_csv(artifacts.require(path))
+            tried = table.assign(guidance=table.get("guidance", 0.0))[TRIED].astype(float)
             if tried.empty:
                 raise ValueError("nothing was tried")
         except (KeyError, ValueError) as error:
