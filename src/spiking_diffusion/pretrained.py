@@ -42,7 +42,7 @@ def load_pretrained(folder: Path, device: torch.device) -> families.Model:
 
 
 def export(params: Params, name: str, folder: Path) -> Path:
-    """Write weights, ``config.json`` and ``README.md``, a model card, of a run that has been evaluated.
+    """Write weights, losses by epoch, metrics, ``config.json`` and a model card, ``README.md``, of an evaluated run.
 
     Raises UserError if the run has not been evaluated.
     """
@@ -53,10 +53,11 @@ def export(params: Params, name: str, folder: Path) -> Path:
     settings = run.model_copy(update={"recipe": recipe})
     hashes = {}
     for network in run.family.networks:
-        weights = paths.model_path(name, network).read_bytes()
-        target = paths.weights_path(folder, network)
-        artifacts.write_bytes(target, weights)
-        hashes[target.name] = artifacts.sha256(target)
+        weights = paths.model_path(name, network)
+        for path in (weights, paths.history_path(weights)):
+            artifacts.write_bytes(folder / path.name, artifacts.require(path).read_bytes())
+        hashes[weights.name] = artifacts.sha256(weights)
+    artifacts.write_json(folder / "metrics.json", artifacts.read_json(paths.metrics_path(name)))
     artifacts.write_json(folder / CONFIG, settings.model_dump())
     artifacts.write_text(folder / "README.md", card(settings, row, hashes, _costs(run)))
     return folder

@@ -307,6 +307,7 @@ def test_seeds_are_one_group_and_the_first_stands_for_them():
         ("rate_asg", "generator"),
         ("rate_first", "block 1"),
         ("rate_rest.3", "block 5"),
+        ("rate_blocks.0.fire", "block 1"),
         ("rate_posterior.layers.0", "posterior 1"),
         ("rate_into_latent", "into latent"),
         ("rate_decoder.last", "decoder last"),

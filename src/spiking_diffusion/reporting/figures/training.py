@@ -146,12 +146,13 @@ def _compare(line: list[Axes], shown: list[Group]) -> None:
 
 
 def layer_name(column: str) -> str:
-    """``rate_encoder.first`` -> ``encoder 1``, ``rate_rest.0``, of SDID, -> ``block 2``."""
-    *module, last = column.removeprefix("rate_").split(".")
+    """``rate_encoder.first`` -> ``encoder 1``; of SDID ``rate_rest.0`` -> ``block 2``, and of its other architecture
+    ``rate_blocks.0.fire`` -> ``block 1``."""
+    *module, last = column.removeprefix("rate_").removesuffix(".fire").split(".")
     number = {"first": "1", "second": "2", "third": "3"}.get(last, last)
     if last.isdigit():
         number = str(int(last) + (2 if module[-1] == "rest" else 1))
-    named = [part for part in module if part not in ("rest", "layers", "inner")]
+    named = [part for part in module if part not in ("rest", "layers", "inner", "blocks")]
     block = [] if named or not number.isdigit() else ["block"]
     return " ".join([*named, *block, number]).replace("asg", "generator").replace("_", " ")
 
