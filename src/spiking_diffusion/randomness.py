@@ -31,3 +31,5 @@ def make_deterministic(threads: int) -> None:
     # every `empty` is filled here: a pass over memory saved
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     torch.backends.cudnn.benchmark = False
+    # float32 means float32 on a GPU too: cuDNN's convolutions would otherwise round their inputs to TF32
+    torch.backends.cudnn.conv.fp32_precision = "ieee"  # type: ignore[attr-defined]

@@ -66,6 +66,8 @@ def vqsvae_settings(train_settings, codebook_settings):
     base = {
         "T": 5,
         "channels": [4, 6],
+        "scale": 4,
+        "blocks": 0,
         "code_dim": 3,
         "readout": "psp",
         "tau_syn": 2.0,

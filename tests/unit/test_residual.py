@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from spiking_diffusion.diffusion import ResidualSDID
-from spiking_diffusion.diffusion.residual import PositionSynapse
+from spiking_diffusion.snn.residual import PositionSynapse
 from spiking_diffusion.snn import SpikingLayer, use_kernels
 from spiking_diffusion.snn.layers import EventConvolution
 

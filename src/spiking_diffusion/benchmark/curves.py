@@ -59,6 +59,7 @@ class _Plain:
 
     def __init__(self, ours: AnyTask) -> None:
         self.ours = ours
+        self.uniform = ours.uniform
         self.size = ours.size
         self.module: nn.Module = (
             plain.PlainVQSVAE(ours.module)

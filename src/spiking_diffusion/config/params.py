@@ -48,6 +48,12 @@ class RunSettings(Section):
         return "tune" not in self.family.unused and "tuned" in chosen
 
     @property
+    def token_shape(self) -> tuple[int, int]:
+        """(h, w) of its images' tokens."""
+        _, height, width = self.dataset.shape
+        return height // self.recipe.vqsvae.scale, width // self.recipe.vqsvae.scale
+
+    @property
     def conditions(self) -> int:
         """How many conditions there are for its images to be drawn under; 0 where there are none."""
         by = self.recipe.condition.by
@@ -130,7 +136,8 @@ class Params(Section):
         except ValidationError as error:
             raise UserError(sentence(error, where)) from None
         dataset, steps = self.datasets[run.dataset], recipe.sample.steps
-        tokens = dataset.shape[1] // 4 * (dataset.shape[2] // 4)
+        scale = recipe.vqsvae.scale
+        tokens = dataset.shape[1] // scale * (dataset.shape[2] // scale)
         if "sdid" in family.networks and steps != "all" and steps > tokens:
             raise UserError(
                 f"{where}.sample.steps is {steps}, but an image of {run.dataset!r} has {tokens} tokens: "

@@ -79,10 +79,15 @@ class VQSVAE(Section):
     ``straight_through`` says where the decoder's gradient enters the encoder. ``k_gradient`` says how it reaches a
     learned k: ``straight-through`` along with the encoder's, which is not at all with ``straight_through: spikes``;
     ``reconstruction`` through the generator and z^E, for k alone. With ``embedding`` both are the same.
+
+    A token stands for ``scale`` x ``scale`` pixels. Encoder and decoder have ``blocks`` blocks with membrane shortcuts
+    on the grid of tokens.
     """
 
     T: Count
     channels: Annotated[list[Count], Field(min_length=2, max_length=2)]
+    scale: Literal[2, 4]
+    blocks: Annotated[int, Field(ge=0)]
     code_dim: Count
     readout: Literal["psp", "leaky-sum"]
     tau_syn: TimeConstant

@@ -34,8 +34,7 @@ def load_sdid(run: RunSettings, device: torch.device, folder: Path | None = None
     Its weights are in ``folder``, by default the run's, next to the VQ-SVAE's.
     Raises UserError if its tokens came from another VQ-SVAE than the run's.
     """
-    _, height, width = run.dataset.shape
-    model, diffusion = make_sdid(run, run.recipe.vqsvae.codebook.size, (height // 4, width // 4))
+    model, diffusion = make_sdid(run, run.recipe.vqsvae.codebook.size, run.token_shape)
     folder = folder or paths.models_path(run.name)
     path, vqsvae = (paths.weights_path(folder, network) for network in ("sdid", "vqsvae"))
     if load_weights(path, model, device) != artifacts.sha256(vqsvae):

@@ -41,7 +41,7 @@ def tokens_of(params: Params, run: RunSettings) -> TokenSet:
         raise UserError(
             f"{path} was made by another VQ-SVAE than {weights}: make it again with `snakemake --cores all {path}`"
         )
-    size, shape = run.recipe.vqsvae.codebook.size, tuple(side // 4 for side in run.dataset.shape[1:])
+    size, shape = run.recipe.vqsvae.codebook.size, run.token_shape
     if tokens.size != size or any(part.shape[1:] != shape for part in tokens.splits.values()):
         raise artifacts.damaged(path, f"tokens must be of shape {shape} and below {size}")
     return tokens

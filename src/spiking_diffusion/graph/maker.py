@@ -8,7 +8,7 @@ from __future__ import annotations
 import platform
 import subprocess
 from datetime import UTC, datetime
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from spiking_diffusion import artifacts
@@ -27,7 +27,7 @@ def facts() -> dict[str, str]:
         "Processor": _processor(),
         "GPU": _gpu() if Path("/dev/nvidiactl").exists() else "none",
         "System": f"{platform.system()} {platform.release()}, Python {platform.python_version()}",
-        "Libraries": ", ".join(f"{name} {version(name)}" for name in LIBRARIES),
+        "Libraries": ", ".join(f"{name} {_version(name)}" for name in LIBRARIES),
         MADE: time(),
     }
 
@@ -56,6 +56,13 @@ def made_by(settings: Path) -> dict[str, str] | None:
 def _path(settings: Path) -> Path:
     """results/metrics/digits.settings.json -> work/provenance/metrics/digits.json"""
     return Path("work/provenance", *settings.parts[1:-1], settings.name.replace(".settings.json", ".json"))
+
+
+def _version(library: str) -> str:
+    try:
+        return version(library)
+    except PackageNotFoundError:  # a stage needs no workflow tool
+        return "absent"
 
 
 def _commit() -> str:

@@ -17,8 +17,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from spiking_diffusion.diffusion import SDID, ResidualSDID
-from spiking_diffusion.diffusion.residual import PositionSynapse
 from spiking_diffusion.snn import SpikingDecoder, SpikingLayer, StridedDecoder, use_kernels
+from spiking_diffusion.snn.residual import Block, PositionSynapse, Trunk
 
 PJ_PER_MAC, PJ_PER_ACCUMULATE = 4.6, 0.9
 """A multiplication and an addition of 32-bit floats in 45 nm, and the addition alone (Horowitz 2014)."""
@@ -162,6 +162,8 @@ class Counter:
             for name, layer in module.named_modules():
                 if isinstance(layer, SpikingLayer):
                     hooks += self._watch(stage, name, layer, module)
+                elif isinstance(layer, Trunk):
+                    hooks.append(layer.register_forward_pre_hook(self._entering(stage, name)))
         try:
             yield
         finally:
@@ -187,6 +189,13 @@ class Counter:
 
         return [layer.register_forward_pre_hook(before, with_kwargs=True), layer.lif.register_forward_hook(after)]
 
+    def _entering(self, stage: str, name: str) -> Any:
+        def before(trunk: Trunk, args: tuple[Tensor]) -> None:
+            (spikes,) = args
+            self._at(stage, f"{name}.enter", trunk.enter, len(spikes)).see(spikes, spikes.shape[1], False)
+
+        return before
+
     def _at(self, stage: str, layer: str, module: nn.Module, steps: int, leaky: bool = False) -> Synapse:
         return self.synapses.setdefault((stage, layer or stage), Synapse(module, steps, leaky))
 
@@ -204,7 +213,7 @@ def last_maps(module: nn.Module, layer: SpikingLayer) -> Iterator[tuple[str, nn.
 
     The networks apply them once to a sum of spikes over time, which is the same; hardware adds at every spike.
     """
-    for part in module.modules():
+    for owner, part in module.named_modules():
         if isinstance(part, SDID):
             ends = {"out.first": part.first, "out.last": [part.first, *part.rest][-1]}
             for name, source in ends.items():
@@ -213,12 +222,12 @@ def last_maps(module: nn.Module, layer: SpikingLayer) -> Iterator[tuple[str, nn.
                     bias = name == "out.last"  # both are parts of one map
                     part_of_map = nn.Conv2d(channels, part.out.out_channels, 3, padding=1, bias=bias, device="meta")
                     yield name, part_of_map, False
+        elif isinstance(part, Block):
+            if part.fire is layer:
+                yield f"{owner}.synapse", part.synapse, False
+                if part.mix is not None:
+                    yield f"{owner}.mix", part.mix, False
         elif isinstance(part, ResidualSDID):
-            for number, block in enumerate(part.blocks):
-                if block.fire is layer:
-                    yield f"blocks.{number}.synapse", block.synapse, False
-                    if block.mix is not None:
-                        yield f"blocks.{number}.mix", block.mix, False
             if part.last is layer:
                 yield "out", part.out, False
         elif isinstance(part, SpikingDecoder | StridedDecoder):

@@ -12,43 +12,73 @@ from torch.nn import functional as F
 from spiking_diffusion import config
 from spiking_diffusion.snn import layers
 from spiking_diffusion.snn.readout import decay_weights
+from spiking_diffusion.snn.residual import Trunk
 
 
 class SpikingEncoder(nn.Module):
     """Conv 3x3 s2, Conv 3x3 s2, Conv 1x1, each with BatchNorm and LIF.
 
-    Direct encoding: the image, shifted to [-0.5, 0.5], is the input current of each of the T steps.
+    Direct encoding: the image, shifted to [-0.5, 0.5], is the input current of each of the T steps. With a ``scale`` of
+    2 the second stride is 1, and with ``blocks`` a ``Trunk`` comes before the last convolution.
     """
 
-    def __init__(self, neuron: config.Neuron, c_in: int, channels: Sequence[int], code_dim: int, steps: int) -> None:
+    def __init__(
+        self,
+        neuron: config.Neuron,
+        c_in: int,
+        channels: Sequence[int],
+        code_dim: int,
+        steps: int,
+        scale: int = 4,
+        blocks: int = 0,
+    ) -> None:
         super().__init__()
         self.steps = steps
         self.first = layers.conv(neuron, c_in, channels[0], 3, stride=2)
-        self.second = layers.conv(neuron, channels[0], channels[1], 3, stride=2)
+        self.second = layers.conv(neuron, channels[0], channels[1], 3, stride=scale // 2)
+        self.trunk = Trunk(neuron, channels[1], channels[1], blocks) if blocks else nn.Identity()
         self.third = layers.conv(neuron, channels[1], code_dim, 1)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Images (B, C_in, H, W) in [0, 1] -> spikes (T, B, code_dim, H/4, W/4)."""
-        return self.third(self.second(self.first(images - 0.5, steps=self.steps)))
+        """Images (B, C_in, H, W) in [0, 1] -> spikes (T, B, code_dim, H/scale, W/scale)."""
+        return self.third(self.trunk(self.second(self.first(images - 0.5, steps=self.steps))))
 
 
 class SpikingDecoder(nn.Module):
     """ConvT 3x3 s2, ConvT 3x3 s2, each with BatchNorm and LIF, then ConvT 3x3 read out as
-    ``tanh(sum_t decay^(T-1-t) out_t)``."""
+    ``tanh(sum_t decay^(T-1-t) out_t)``.
 
-    def __init__(self, neuron: config.Neuron, code_dim: int, channels: Sequence[int], c_out: int, decay: float) -> None:
+    With a ``scale`` of 2 the first stride is 1, and with ``blocks`` a ``Trunk`` comes before it.
+    """
+
+    def __init__(
+        self,
+        neuron: config.Neuron,
+        code_dim: int,
+        channels: Sequence[int],
+        c_out: int,
+        decay: float,
+        scale: int = 4,
+        blocks: int = 0,
+    ) -> None:
         super().__init__()
         self.decay = decay
-        self.first = layers.conv_transpose(neuron, code_dim, channels[1])
+        self.trunk = Trunk(neuron, code_dim, channels[1], blocks) if blocks else nn.Identity()
+        width = channels[1] if blocks else code_dim
+        self.first = (
+            layers.conv_transpose(neuron, width, channels[1])
+            if scale == 4
+            else layers.conv(neuron, width, channels[1], 3)
+        )
         self.second = layers.conv_transpose(neuron, channels[1], channels[0])
         self.out = nn.ConvTranspose2d(channels[0], c_out, 3, padding=1)
 
     def forward(self, spikes: Tensor) -> Tensor:
-        """Spikes (T, B, code_dim, h, w) -> images (B, C_out, 4h, 4w) in (-0.5, 1.5).
+        """Spikes (T, B, code_dim, h, w) -> images (B, C_out, scale h, scale w) in (-0.5, 1.5).
 
         Training compares these values as they are; ``clamp(0, 1)`` makes an image of them.
         """
-        return leaky_readout(self.first(spikes), self.second, self.out, self.decay) + 0.5
+        return leaky_readout(self.first(self.trunk(spikes)), self.second, self.out, self.decay) + 0.5
 
 
 class StridedEncoder(nn.Module):
@@ -92,7 +122,7 @@ def leaky_readout(spikes: Tensor, last: layers.SpikingLayer, out: nn.ConvTranspo
     ``out`` is linear, so the sum over time comes first and the map is applied once; its bias, which each step would
     have added, is multiplied by the sum of the weights.
     """
-    weights = decay_weights(len(spikes), decay).to(spikes)
+    weights = decay_weights(decay, spikes)
     assert out.bias is not None
     bias = out.bias * weights.sum()
     return torch.tanh(F.conv_transpose2d(last(spikes, readout=weights), out.weight, bias, padding=1))

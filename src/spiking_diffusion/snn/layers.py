@@ -65,7 +65,8 @@ class SpikingLayer(nn.Module):
                 current = self.synapse(flat)
             return events.norm_lif(current, self.norm, self.lif.settings, steps, constant, readout, where, self.scale)
         current = self.normalise(self._current(flat))
-        current = current.expand(steps, *current.shape) if constant else current.unflatten(0, (steps, -1))
+        # copied, because Triton compiles its kernels anew for each shape of an expanded view
+        current = current.expand(steps, *current.shape).contiguous() if constant else current.unflatten(0, (steps, -1))
         spikes = self.lif(current)
         return spikes if readout is None else torch.tensordot(readout, spikes, dims=1)
 
@@ -93,15 +94,15 @@ class SpikingLayer(nn.Module):
 
 
 class EventConvolution(nn.Conv2d):
-    """A 3x3 convolution of spikes (N, C, H, W) in {0, 1}, by this package's kernels as in ``SpikingLayer``."""
+    """A 3x3 convolution of spikes in {0, 1}, by this package's kernels as in ``SpikingLayer``."""
 
-    def __init__(self, channels: int) -> None:
-        super().__init__(channels, channels, 3, padding=1, bias=False)
+    def __init__(self, c_in: int, c_out: int) -> None:
+        super().__init__(c_in, c_out, 3, padding=1, bias=False)
         self.kernels = True
         self.precision: Precision = "float32"
 
     def forward(self, input: Tensor) -> Tensor:
-        """Spikes -> currents of the same shape."""
+        """Spikes (N, c_in, H, W) -> currents (N, c_out, H, W)."""
         if self.kernels and kernels.usable(input):
             return events.apply_synapse(input, self, self.precision)
         with torch.autocast(input.device.type, torch.bfloat16, enabled=self.precision == "bfloat16"):

@@ -25,12 +25,12 @@ def psp(spikes: Tensor, tau_syn: float) -> Tensor:
 
 def weighted_sum(spikes: Tensor, decay: float) -> Tensor:
     """``sum_t decay^(T-1-t) s_t``: a leaky membrane that never fires, at the last step. (T, ...) -> (...)."""
-    return torch.tensordot(decay_weights(len(spikes), decay).to(spikes), spikes, dims=1)
+    return torch.tensordot(decay_weights(decay, spikes), spikes, dims=1)
 
 
-def decay_weights(steps: int, decay: float) -> Tensor:
-    """(decay^(T-1), ..., decay, 1), float32."""
-    return decay ** torch.arange(steps - 1, -1, -1, dtype=torch.float32)
+def decay_weights(decay: float, spikes: Tensor) -> Tensor:
+    """(decay^(T-1), ..., decay, 1) for spikes (T, ...), of their type and on their device."""
+    return decay ** torch.arange(len(spikes) - 1, -1, -1, dtype=spikes.dtype, device=spikes.device)
 
 
 def psp_distance(a: Tensor, b: Tensor, tau_syn: float) -> Tensor:

@@ -27,10 +27,11 @@ class FSVAETask:
         self.device = device
         self.images = data.images["train"].to(device)
         self.validation = data.images["validation"]
+        self.uniform = False  # scheduled sampling changes with progress
         self.size = len(self.images)
 
     def loss(self, index: Tensor, noise: torch.Generator, progress: float) -> dict[str, Tensor]:
-        images = to_unit(self.images[index.to(self.device)])
+        images = to_unit(self.images[index])
         return fsvae_loss(self.module(images, progress, noise), images, self.settings)
 
     def validate(self) -> dict[str, float]:

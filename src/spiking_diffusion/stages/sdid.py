@@ -32,10 +32,11 @@ class SDIDTask:
         self.conditions = {split: part.to(device) for split, part in tokens.conditions.items()}
         if isinstance(self.module, ResidualSDID) and self.module.conditions:
             self.module.learn_shares(self.conditions["train"])
+        self.uniform = True
         self.size = len(self.tokens)
 
     def loss(self, index: Tensor, noise: torch.Generator, progress: float) -> dict[str, Tensor]:
-        tokens = self.tokens[index.to(self.device)]
+        tokens = self.tokens[index]
         if self.settings.masks == "counted":
             t = self.diffusion.draw_counts(len(tokens), noise, self.device)
             noisy = self.diffusion.mask_exactly(tokens, t, noise)
@@ -44,7 +45,7 @@ class SDIDTask:
             noisy = self.diffusion.q_sample(tokens, t, noise)
         told = {}
         if self.conditions:
-            condition = self.conditions["train"][index.to(self.device)]
+            condition = self.conditions["train"][index]
             dropped = torch.rand(len(tokens), generator=noise, device=self.device) < self.dropped
             told = {"condition": condition.masked_fill(dropped, self.module.conditions)}
         loss = self.diffusion.bound if self.settings.loss == "elbo" else self.diffusion.reweighted

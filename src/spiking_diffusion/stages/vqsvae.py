@@ -32,10 +32,11 @@ class VQSVAETask:
             raise UserError(
                 f"vqsvae {run.name}: all pixels of {run.dataset_name!r}'s training images are equal: nothing to learn"
             )
+        self.uniform = True
         self.size = len(self.images)
 
     def loss(self, index: Tensor, noise: torch.Generator, progress: float) -> dict[str, Tensor]:
-        images = to_unit(self.images[index.to(self.device)])
+        images = to_unit(self.images[index])
         if progress == 0 and self.settings.codebook.init == "kmeans":
             with torch.no_grad():
                 features = self.module.readout(self.module.encoder(images))

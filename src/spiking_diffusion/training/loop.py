@@ -8,16 +8,15 @@ import io
 import logging
 import math
 import time
-from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.backends.cpu import get_cpu_capability
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from torch.optim.swa_utils import AveragedModel
 from tqdm import tqdm
 
 from spiking_diffusion import artifacts, config, paths
@@ -25,36 +24,14 @@ from spiking_diffusion.errors import UserError
 from spiking_diffusion.randomness import generator
 from spiking_diffusion.snn import set_precision
 from spiking_diffusion.training.checkpoints import Checkpoints, Done, History
+from spiking_diffusion.training.step import Step, Task
 
 log = logging.getLogger(__name__)
 CHECK_EVERY = 50
 SAVE_EVERY = 500
 """Steps after which a checkpoint is left inside an epoch, a multiple of CHECK_EVERY."""
-
-
-class Task(Protocol):
-    """What the loop needs to know of a model in training."""
-
-    @property
-    def module(self) -> nn.Module:
-        """The network."""
-        ...
-
-    @property
-    def size(self) -> int:
-        """Number of training examples."""
-        ...
-
-    def loss(self, index: Tensor, noise: torch.Generator, progress: float) -> dict[str, Tensor]:
-        """Terms of the loss, their sum under ``loss``, for the examples ``index`` (B,).
-
-        ``progress`` in [0, 1) is the share of the training done.
-        """
-        ...
-
-    def validate(self) -> dict[str, float]:
-        """Numbers to watch, taken in evaluation mode after each epoch on images held out of training."""
-        ...
+SAVE_SECONDS = 30
+"""Seconds between two of these on a GPU."""
 
 
 def fit(
@@ -84,29 +61,23 @@ def fit(
     set_precision(task.module, settings.precision)
     if settings.precision == "bfloat16" and device.type == "cpu" and "AVX512" not in get_cpu_capability():
         log.warning("%s: this processor multiplies bfloat16 slowly: precision: float32 is faster here", name)
-    parameters = list(task.module.parameters())
-    optimiser = torch.optim.AdamW(
-        parameters,
-        lr=settings.lr,
-        betas=(settings.betas[0], settings.betas[1]),
-        weight_decay=settings.weight_decay,
-        fused=True,
-    )
-    average = None
-    if settings.ema:
-        average = AveragedModel(task.module, multi_avg_fn=get_ema_multi_avg_fn(settings.ema), use_buffers=True)
-    checkpoints = Checkpoints(work, artifacts.canonical_json(identity), task.module, optimiser, average)
+    noise = generator(device, seed, stage, "noise")
+    step_of = Step(task, settings, noise, device)
+    average = step_of.average
+    checkpoints = Checkpoints(work, artifacts.canonical_json(identity), task.module, step_of.optimiser, average)
     done = checkpoints.resume(name, device)
+    step_of.resumed()
     history, began = done.history, time.process_time() - done.seconds
     if history or done.step:
         log.info("%s: going on after epoch %d, step %d of the next", name, len(history), done.step)
     good = f"{history[-1]['loss']:.4g} after epoch {len(history)}" if history else "none yet"
     per_epoch = -(-task.size // settings.batch_size)
     board = SummaryWriter(str(work / "tensorboard"), purge_step=len(history) + 1)
+    saved = time.monotonic()
     for epoch in range(len(history) + 1, settings.epochs + 1):
-        order = torch.randperm(task.size, generator=generator("cpu", seed, stage, "order", epoch))
-        noise = generator(device, seed, stage, "noise", epoch)
-        sums: dict[str, Tensor] = defaultdict(lambda: torch.zeros((), device=device), done.sums)
+        order = torch.randperm(task.size, generator=generator("cpu", seed, stage, "order", epoch)).to(device)
+        noise.set_state(generator(device, seed, stage, "noise", epoch).get_state())
+        step_of.begin_epoch(done.sums)
         if done.noise is not None and len(done.noise) == len(noise.get_state()):
             noise.set_state(done.noise.cpu())
         elif done.noise is not None:
@@ -119,27 +90,21 @@ def fit(
         )
         for step, index in enumerate(bar, first):
             progress = ((epoch - 1) * per_epoch + step) / (settings.epochs * per_epoch)
-            for group in optimiser.param_groups:
-                group["lr"] = learning_rate(settings, progress)
-            optimiser.zero_grad(set_to_none=True)
-            terms = task.loss(index, noise, progress)
-            terms["loss"].backward()
-            gradient = torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
-            for key, value in {**terms, "gradient_norm": gradient}.items():
-                sums[key] += value.detach() * len(index)
+            step_of.set_rate(learning_rate(settings, progress))
+            seen = step_of.replay(index)
+            loss, gradient = seen or step_of.backward(index, progress)
             if device.type == "cpu" or (step + 1) % CHECK_EVERY == 0 or step + 1 == len(parts):
                 where = f"epoch {epoch}, step {step}"
-                _check_finite(f"{name}: {where}", terms["loss"], gradient, sums, optimiser.param_groups[0]["lr"], good)
-                good = f"{terms['loss'].item():.4g} at {where}"
-            optimiser.step()
-            if average is not None:
-                average.update_parameters(task.module)
-            if (step + 1) % SAVE_EVERY == 0 and step + 1 < len(parts):
-                spent = time.process_time() - began
-                checkpoints.save(Done(history, step + 1, dict(sums), noise.get_state(), spent))
+                _check_finite(f"{name}: {where}", loss, gradient, step_of.sums, learning_rate(settings, progress), good)
+                good = f"{loss.item():.4g} at {where}"
+            if seen is None:
+                step_of.update()
+            if (step + 1) % SAVE_EVERY == 0 and step + 1 < len(parts) and _is_due(device, saved):
+                spent, saved = time.process_time() - began, time.monotonic()
+                checkpoints.save(Done(history, step + 1, dict(step_of.sums), noise.get_state(), spent))
         task.module.eval()
         with torch.no_grad(), _averages(task.module, average):
-            row = {"epoch": epoch, **{k: float(v) / task.size for k, v in sums.items()}, **task.validate()}
+            row = {"epoch": epoch, **{k: float(v) / task.size for k, v in step_of.sums.items()}, **task.validate()}
         history.append(row)
         done.seconds = time.process_time() - began
         checkpoints.save(done)
@@ -153,6 +118,11 @@ def fit(
         task.module.load_state_dict(average.module.state_dict())
     task.module.eval()
     return history
+
+
+def _is_due(device: torch.device, saved: float) -> bool:
+    """A GPU takes hundreds of steps a second: there checkpoints within an epoch follow the clock."""
+    return device.type == "cpu" or time.monotonic() - saved > SAVE_SECONDS
 
 
 @contextmanager

@@ -6,6 +6,7 @@ import warnings
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from spiking_diffusion import config
 from spiking_diffusion.errors import UserError
@@ -84,8 +85,12 @@ class Codebook(nn.Module):
         x = features.detach().movedim(1, -1).flatten(0, -2).float()
         index = tokens.flatten()
         size, decay = self.settings.size, self.settings.decay
-        counts = torch.bincount(index, minlength=size).to(x)
-        sums = torch.zeros_like(self.sums).index_add_(0, index, x)
+        if x.is_cuda:  # there a product is much faster than a deterministic sum by index, and bincount waits
+            chosen = F.one_hot(index, size).to(x)
+            counts, sums = chosen.sum(0), chosen.t() @ x
+        else:
+            counts = torch.bincount(index, minlength=size).to(x)
+            sums = torch.zeros_like(self.sums).index_add_(0, index, x)
         even, new = len(x) / size, self.counts.sum() == 0
         self.counts.copy_(torch.where(new, even, self.counts))
         self.sums.copy_(torch.where(new, even * self.codes, self.sums))

@@ -28,7 +28,7 @@ class VQSVAEOutput(NamedTuple):
 class VQSVAE(nn.Module):
     """Spiking encoder, readout k SFR + (1-k) PSP, codebook, adaptive spike generator, spiking decoder.
 
-    ``image_shape`` is (C_in, H, W); tokens are (H/4, W/4).
+    ``image_shape`` is (C_in, H, W); tokens are (H/scale, W/scale).
     """
 
     k_parameter: Tensor
@@ -37,8 +37,9 @@ class VQSVAE(nn.Module):
         super().__init__()
         self.settings = settings
         c_in, height, width = image_shape
-        self.token_shape = (height // 4, width // 4)
-        self.encoder = SpikingEncoder(neuron, c_in, settings.channels, settings.code_dim, settings.T)
+        self.token_shape = (height // settings.scale, width // settings.scale)
+        size = settings.scale, settings.blocks
+        self.encoder = SpikingEncoder(neuron, c_in, settings.channels, settings.code_dim, settings.T, *size)
         start = torch.tensor(float(settings.k_init if settings.k == "learned" else settings.k))
         if settings.k == "learned":
             self.k_parameter = nn.Parameter(torch.logit(start) if settings.k_range == "unit" else start)
@@ -47,7 +48,7 @@ class VQSVAE(nn.Module):
         self.codebook = Codebook(settings.codebook, settings.code_dim)
         if settings.coding == "asg":
             self.asg = layers.conv(neuron, settings.code_dim, settings.code_dim, 1)
-        self.decoder = SpikingDecoder(neuron, settings.code_dim, settings.channels, c_in, settings.output_decay)
+        self.decoder = SpikingDecoder(neuron, settings.code_dim, settings.channels, c_in, settings.output_decay, *size)
 
     @property
     def k(self) -> Tensor:
