@@ -143,7 +143,10 @@ def _add_bench(bench: argparse.ArgumentParser) -> None:
     bench.add_argument("--threads", type=int, default=2, metavar="N", help="CPU threads (default: 2)")
     bench.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="where (default: cpu)")
     bench.add_argument(
-        "--precision", choices=("float32", "bfloat16"), default="float32", help="of our synapses (default: float32)"
+        "--precision",
+        choices=("float32", "tf32", "bfloat16"),
+        default="float32",
+        help="of our synapses (default: float32)",
     )
     bench.add_argument(
         "--excitation",

@@ -36,6 +36,7 @@ class Train(Section):
     """AdamW. ``threads`` is fixed by the recipe because the order of a sum, and so its last bits, depends on it.
 
     ``precision`` is that of the synapses' multiplications; membranes, statistics and weights are always float32.
+    With ``tf32`` a GPU rounds weights to 10 bits in them; spikes have no bits to lose. On the CPU it is float32.
     ``ema`` is the decay by which weights are averaged over steps. The averages are what is validated and kept. With 0
     there is no average.
     """
@@ -46,7 +47,7 @@ class Train(Section):
     schedule: Literal["constant", "cosine"]
     betas: Annotated[list[BelowOne], Field(min_length=2, max_length=2)]
     weight_decay: NotNegative
-    precision: Literal["float32", "bfloat16"]
+    precision: Literal["float32", "tf32", "bfloat16"]
     ema: BelowOne
     threads: Count
 

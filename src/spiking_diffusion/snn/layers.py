@@ -14,7 +14,7 @@ from spiking_diffusion import config
 from spiking_diffusion.snn import events, kernels
 from spiking_diffusion.snn.neuron import LIF
 
-Precision = Literal["float32", "bfloat16"]
+Precision = Literal["float32", "tf32", "bfloat16"]
 Norm = Literal["batch", "none"]
 
 
@@ -139,7 +139,7 @@ def set_precision(module: nn.Module, precision: Precision) -> None:
     """Set the precision of the synapses in all layers of ``module``."""
     for layer in module.modules():
         if isinstance(layer, SpikingLayer | EventConvolution):
-            layer.precision = precision
+            layer.precision = "bfloat16" if precision == "bfloat16" else "float32"
 
 
 @contextmanager

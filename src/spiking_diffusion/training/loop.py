@@ -59,6 +59,7 @@ def fit(
             "take a smaller batch"
         )
     set_precision(task.module, settings.precision)
+    torch.backends.cudnn.conv.fp32_precision = "tf32" if settings.precision == "tf32" else "ieee"  # type: ignore[attr-defined]
     if settings.precision == "bfloat16" and device.type == "cpu" and "AVX512" not in get_cpu_capability():
         log.warning("%s: this processor multiplies bfloat16 slowly: precision: float32 is faster here", name)
     noise = generator(device, seed, stage, "noise")

@@ -1,0 +1,127 @@
+"""``python -m spiking_diffusion.benchmark.gpu``: spend some minutes of a GPU on runs, and keep what they yield.
+
+For a machine that is there for minutes and has none of the workflow tools. The runs share the GPU. Each is taken
+through its stages, one after the other. What a run has made so far is packed after each stage, checkpoints too, so
+another machine can go on from there.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tarfile
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+from spiking_diffusion import artifacts
+from spiking_diffusion.config import Params, load_params
+from spiking_diffusion.graph import maker
+from spiking_diffusion.graph.jobs import Job
+from spiking_diffusion.graph.stages import STAGES
+
+ORDER = ("vqsvae", "fsvae", "tokens", "sdid", "tune", "sample", "fsvae_sample", "evaluate", "fsvae_evaluate", "energy")
+"""Stages of a run in the order in which they need one another."""
+
+
+def jobs_of(params: Params, name: str) -> list[Job]:
+    """The stages of a run whose data, and judges where they need them, are here, in order."""
+    jobs = [Job(params, stage, name) for stage in ORDER if name in STAGES[stage].names(params)]
+    made = {path for job in jobs for path in job.outputs}
+    return [job for job in jobs if all(path in made or path.exists() for path in job.inputs)]
+
+
+class Session:
+    """Runs side by side until ``minutes`` are over."""
+
+    def __init__(self, params: Params, options: list[str], names: list[str], minutes: float, out: Path) -> None:
+        self.params, self.options, self.out = params, options, out
+        self.end = time.monotonic() + 60 * minutes
+        self.rows: list[dict[str, Any]] = []
+        self.first: dict[str, Job] = {}
+        """Trainings by what they read: two runs with the same VQ-SVAE train it once."""
+        self.over: dict[Job, threading.Event] = {}
+        for name in names:
+            for job in jobs_of(params, name):
+                self.first.setdefault(f"{job.stage} {job.key} {job.inputs}", job)
+                self.over[job] = threading.Event()
+
+    def take(self, name: str) -> None:
+        """Take a run through its stages, as far as the time goes."""
+        jobs = jobs_of(self.params, name)
+        for job in jobs:
+            start = time.monotonic()
+            code = 0 if job.is_made() else self._copied(job) or self._make(job)
+            self.rows.append({"run": name, "stage": job.stage, "seconds": time.monotonic() - start, "code": code})
+            print(json.dumps(self.rows[-1]), flush=True)
+            self.over[job].set()
+            self._pack(name)
+            if code:
+                break
+        for job in jobs:
+            self.over[job].set()
+
+    def _copied(self, job: Job) -> int | None:
+        """The same training as another run's, which gives the same bytes: those, once they are there."""
+        source = self.first[f"{job.stage} {job.key} {job.inputs}"]
+        if source == job or job.stage != "vqsvae":
+            return None
+        self.over[source].wait(max(1.0, self.end - time.monotonic()))
+        if not source.is_made():
+            return None
+        for theirs, ours in zip(source.outputs, job.outputs, strict=True):
+            artifacts.write_bytes(ours, theirs.read_bytes())
+        job.seal()
+        return 0
+
+    def _make(self, job: Job) -> int:
+        command = [sys.executable, "-m", "spiking_diffusion", *job.command, *self.options]
+        path = Path("work", job.name, "gpu.log")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("ab") as log:
+            process = subprocess.Popen(command, stdout=log, stderr=log)
+            try:
+                return process.wait(max(1.0, self.end - time.monotonic()))
+            except subprocess.TimeoutExpired:
+                process.terminate()
+                return process.wait()
+
+    def _pack(self, name: str) -> None:
+        """What a run has made, apart from what can be made again in seconds, and checkpoints of what is not done."""
+        made = {job.stage for job in jobs_of(self.params, name) if job.is_made()}
+        left_out = {"tokens", "reconstructions", "traces"} | made
+        with tarfile.open(self.out / f"{name}.tar.gz", "w:gz", compresslevel=1) as archive:
+            for folder in ("results", "work"):
+                for path in sorted(Path(folder).rglob("*")):
+                    own = name in path.parts or path.name.split(".")[0] == name
+                    useless = path.suffix in (".npz", ".pt") and left_out.intersection(path.parts)
+                    if own and path.is_file() and not useless and "tensorboard" not in path.parts:
+                        archive.add(path)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("runs", nargs="+", metavar="RUN", help="runs of params.yaml")
+    parser.add_argument("--minutes", type=float, default=10.0, metavar="M", help="stop after this time (default: 10)")
+    parser.add_argument("--out", type=Path, default=Path("work/gpu"), metavar="DIR", help="where to keep archives")
+    parser.add_argument("--params", default="params.yaml", metavar="FILE", help="settings (default: params.yaml)")
+    parser.add_argument("--device", default="cuda", help="where to compute (default: cuda)")
+    given = parser.parse_args()
+    given.out.mkdir(parents=True, exist_ok=True)
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+    options = ["--params", given.params, "--device", given.device]
+    session = Session(load_params(given.params), options, given.runs, given.minutes, given.out)
+    threads = [threading.Thread(target=session.take, args=(name,)) for name in given.runs]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    artifacts.write_json(given.out / "session.json", {**maker.facts(), "stages": session.rows})
+
+
+if __name__ == "__main__":
+    main()
