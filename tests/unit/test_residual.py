@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from spiking_diffusion.diffusion import ResidualSDID
-from spiking_diffusion.snn.residual import PositionSynapse
 from spiking_diffusion.snn import SpikingLayer, use_kernels
 from spiking_diffusion.snn.layers import EventConvolution
+from spiking_diffusion.snn.residual import PositionSynapse
 
 SIZE, SHAPE, T, CONDITIONS = 5, (4, 3), 4, 3
 SETTINGS = {"T": T, "architecture": "residual", "channels": [8, 8, 8], "positions": 2}
