@@ -96,6 +96,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     export = command("export", "copy the weights of an evaluated run, with a model card -> pretrained/RUN", on["run"])
     export.add_argument("--folder", type=Path, metavar="FOLDER", help="where to (default: pretrained/RUN)")
+    export.add_argument("--half", action="store_true", help="round weights to float16, half the size")
     page = command("page", "write a page of the report -> work/report/SUITE/KIND.html", on["suite"])
     page.add_argument("kind", choices=PAGES, help="what it tells of")
     command("report", "collect tables, figures and settings of a finished suite -> results/report.html", on["suite"])
@@ -288,7 +289,7 @@ def _do(args: argparse.Namespace, params: Params) -> None:
         case "export":
             from spiking_diffusion.pretrained import export
 
-            print(export(params, args.run, args.folder or paths.pretrained_path(args.run)))
+            print(export(params, args.run, args.folder or paths.pretrained_path(args.run), args.half))
         case "bench":
             from spiking_diffusion.benchmark.measure import bench
 

@@ -13,6 +13,7 @@ from spiking_diffusion import artifacts, families, paths
 from spiking_diffusion.config import Params, RunSettings
 from spiking_diffusion.errors import UserError, sentence, unknown
 from spiking_diffusion.metrics.rows import read_row
+from spiking_diffusion.weights import halved
 
 CONFIG = "config.json"
 """The complete setting of the run, which builds the model without ``params.yaml``."""
@@ -41,8 +42,10 @@ def load_pretrained(folder: Path, device: torch.device) -> families.Model:
     return families.load(settings, device, folder)
 
 
-def export(params: Params, name: str, folder: Path) -> Path:
+def export(params: Params, name: str, folder: Path, half: bool = False) -> Path:
     """Write weights, losses by epoch, metrics, ``config.json`` and a model card, ``README.md``, of an evaluated run.
+
+    With ``half`` the weights are rounded to float16, after which the metrics are those of almost the same model.
 
     Raises UserError if the run has not been evaluated.
     """
@@ -51,32 +54,35 @@ def export(params: Params, name: str, folder: Path) -> Path:
     tuned: dict[str, Any] = {key: how[key] for key in ("temperature", "guidance") if key in how}
     recipe = run.recipe.model_copy(update={"sample": run.recipe.sample.model_copy(update=tuned)})
     settings = run.model_copy(update={"recipe": recipe})
-    hashes = {}
+    hashes: dict[str, str] = {}
     for network in run.family.networks:
         weights = paths.model_path(name, network)
-        for path in (weights, paths.history_path(weights)):
-            artifacts.write_bytes(folder / path.name, artifacts.require(path).read_bytes())
-        hashes[weights.name] = artifacts.sha256(weights)
+        history = paths.history_path(weights)
+        artifacts.write_bytes(folder / history.name, artifacts.require(history).read_bytes())
+        made_from = next(iter(hashes.values()), "")  # SDID says which VQ-SVAE its tokens are of
+        content = halved(weights, made_from) if half else artifacts.require(weights).read_bytes()
+        artifacts.write_bytes(folder / weights.name, content)
+        hashes[weights.name] = artifacts.sha256(folder / weights.name)
     artifacts.write_json(folder / "metrics.json", artifacts.read_json(paths.metrics_path(name)))
     artifacts.write_json(folder / CONFIG, settings.model_dump())
     artifacts.write_text(folder / "README.md", card(settings, row, hashes, _costs(run)))
     return folder
 
 
-def _costs(run: RunSettings) -> dict[str, float]:
-    """Processor seconds of each training, as far as they are known here."""
+def _costs(run: RunSettings) -> dict[str, str]:
+    """Processor minutes of each training, as far as they are known here; of one on a GPU they would say little."""
     files = {network: paths.cost_path(paths.work_path(run.name, network)) for network in run.family.networks}
+    found = {network: artifacts.read_json(file) for network, file in files.items() if file.is_file()}
     return {
-        network: float(artifacts.read_json(file)["processor_seconds"])
-        for network, file in files.items()
-        if file.is_file()
+        network: "on a GPU" if cost["device"] == "cuda" else f"{float(cost['processor_seconds']) / 60:.0f} min"
+        for network, cost in found.items()
     }
 
 
-def card(run: RunSettings, row: dict[str, Any], hashes: dict[str, str], seconds: dict[str, float]) -> str:
+def card(run: RunSettings, row: dict[str, Any], hashes: dict[str, str], costs: dict[str, str]) -> str:
     """A model card: what the weights are, how they were made and measured, and what they are not good for."""
     numbers = {key: row[key] for key in NUMBERS if isinstance(row.get(key), int | float)}
-    made = ", ".join(f"{run.family.networks[network]} {spent / 60:.0f} min" for network, spent in seconds.items())
+    made = ", ".join(f"{run.family.networks[network]} {cost}" for network, cost in costs.items())
     lines = [
         f"# {run.name}",
         "",

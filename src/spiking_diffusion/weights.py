@@ -19,6 +19,18 @@ def save_weights(path: Path, module: nn.Module, made_from: str = "") -> None:
     artifacts.write_bytes(path, safetensors.torch.save(tensors, {"made_from": made_from}))
 
 
+def halved(path: Path, made_from: str) -> bytes:
+    """The content of a file of weights with float16 in place of float32, and another ``made_from``.
+
+    Raises UserError if a number is too large for it.
+    """
+    tensors = safetensors.torch.load(artifacts.require(path).read_bytes())
+    small = {key: value.half() if value.dtype == torch.float32 else value for key, value in tensors.items()}
+    if any(value.is_floating_point() and not torch.isfinite(value).all() for value in small.values()):
+        raise UserError(f"{path} has numbers that float16 cannot hold: export it without --half")
+    return safetensors.torch.save(small, {"made_from": made_from})
+
+
 def load_weights(path: Path, module: nn.Module, device: torch.device) -> str:
     """Load weights into ``module``, move it to ``device`` in evaluation mode, and return their ``made_from``.
 

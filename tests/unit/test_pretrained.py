@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from safetensors.torch import load_file, save_file
 from sklearn.datasets import load_digits
 from sklearn.neighbors import KNeighborsClassifier
 from torch.nn import functional as F
@@ -53,6 +54,33 @@ def test_a_folder_is_enough_to_draw_from(exported, untrained, tmp_path, monkeypa
         artifacts.sha256(tmp_path / exported / "sdid.safetensors"),
     ):
         assert words in card
+
+
+def test_half_the_size(exported, untrained, tmp_path):
+    """Weights are rounded to float16, and SDID still knows its VQ-SVAE."""
+    folder = export(untrained, "digits", tmp_path / "small", half=True)
+    for network in ("vqsvae", "sdid"):
+        whole, half = (paths.weights_path(place, network) for place in (exported, folder))
+        assert half.stat().st_size < 0.9 * whole.stat().st_size
+        rounded, full = load_file(half), load_file(whole)
+        for key, value in full.items():
+            torch.testing.assert_close(rounded[key].to(value.dtype), value, rtol=1e-3, atol=1e-6, msg=key)
+        assert artifacts.sha256(half) in (folder / "README.md").read_text()
+    images = load_pretrained(folder, CPU).sample(4, seed=2)
+    assert images.dtype == torch.float32 and torch.isfinite(images).all()
+    path = paths.model_path("digits", "sdid")
+    weights = load_file(path)
+    weights["out.bias"] += 1e6
+    save_file(weights, path, {"made_from": artifacts.sha256(paths.model_path("digits", "vqsvae"))})
+    with pytest.raises(UserError, match="float16 cannot hold"):
+        export(untrained, "digits", tmp_path / "large", half=True)
+
+
+def test_a_card_says_where_it_was_trained(untrained, exported):
+    for network, cost in (("vqsvae", {"device": "cpu", "processor_seconds": 180.0}), ("sdid", {"device": "cuda"})):
+        artifacts.write_json(paths.cost_path(paths.work_path("digits", network)), cost)
+    card = (export(untrained, "digits", exported) / "README.md").read_text()
+    assert "VQ-SVAE 3 min, SDID on a GPU" in card
 
 
 def test_the_command_line_draws_and_exports(exported, untrained, capsys):

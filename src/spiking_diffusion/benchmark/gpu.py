@@ -22,7 +22,6 @@ from spiking_diffusion import artifacts
 from spiking_diffusion.config import Params, load_params
 from spiking_diffusion.graph import maker
 from spiking_diffusion.graph.jobs import Job
-from spiking_diffusion.graph.stages import STAGES
 
 ORDER = ("vqsvae", "fsvae", "tokens", "sdid", "tune", "sample", "fsvae_sample", "evaluate", "fsvae_evaluate", "energy")
 """Stages of a run in the order in which they need one another."""
@@ -30,9 +29,14 @@ ORDER = ("vqsvae", "fsvae", "tokens", "sdid", "tune", "sample", "fsvae_sample", 
 
 def jobs_of(params: Params, name: str) -> list[Job]:
     """The stages of a run whose data, and judges where they need them, are here, in order."""
-    jobs = [Job(params, stage, name) for stage in ORDER if name in STAGES[stage].names(params)]
-    made = {path for job in jobs for path in job.outputs}
-    return [job for job in jobs if all(path in made or path.exists() for path in job.inputs)]
+    made: set[Path] = set()
+    jobs = []
+    for stage in ORDER:
+        job = Job(params, stage, name)
+        if name in job.spec.names(params) and all(path in made or path.exists() for path in job.inputs):
+            jobs.append(job)
+            made.update(job.outputs)
+    return jobs
 
 
 class Session:
@@ -55,7 +59,7 @@ class Session:
         jobs = jobs_of(self.params, name)
         for job in jobs:
             start = time.monotonic()
-            code = 0 if job.is_made() else self._copied(job) or self._make(job)
+            code = 0 if job.is_made() or self._copied(job) else self._make(job)
             self.rows.append({"run": name, "stage": job.stage, "seconds": time.monotonic() - start, "code": code})
             print(json.dumps(self.rows[-1]), flush=True)
             self.over[job].set()
@@ -65,18 +69,18 @@ class Session:
         for job in jobs:
             self.over[job].set()
 
-    def _copied(self, job: Job) -> int | None:
-        """The same training as another run's, which gives the same bytes: those, once they are there."""
+    def _copied(self, job: Job) -> bool:
+        """Whether it is the same training as another run's, which gives the same bytes: those, once they are there."""
         source = self.first[f"{job.stage} {job.key} {job.inputs}"]
         if source == job or job.stage != "vqsvae":
-            return None
+            return False
         self.over[source].wait(max(1.0, self.end - time.monotonic()))
         if not source.is_made():
-            return None
+            return False
         for theirs, ours in zip(source.outputs, job.outputs, strict=True):
             artifacts.write_bytes(ours, theirs.read_bytes())
         job.seal()
-        return 0
+        return True
 
     def _make(self, job: Job) -> int:
         command = [sys.executable, "-m", "spiking_diffusion", *job.command, *self.options]
@@ -91,16 +95,19 @@ class Session:
                 return process.wait()
 
     def _pack(self, name: str) -> None:
-        """What a run has made, apart from what can be made again in seconds, and checkpoints of what is not done."""
+        """What a run has made, but for what takes seconds to make again, and checkpoints of what is not done."""
         made = {job.stage for job in jobs_of(self.params, name) if job.is_made()}
         left_out = {"tokens", "reconstructions", "traces"} | made
-        with tarfile.open(self.out / f"{name}.tar.gz", "w:gz", compresslevel=1) as archive:
-            for folder in ("results", "work"):
-                for path in sorted(Path(folder).rglob("*")):
-                    own = name in path.parts or path.name.split(".")[0] == name
-                    useless = path.suffix in (".npz", ".pt") and left_out.intersection(path.parts)
-                    if own and path.is_file() and not useless and "tensorboard" not in path.parts:
-                        archive.add(path)
+        found: dict[str, list[Path]] = {"": [], ".samples": []}
+        for path in sorted([*Path("results").rglob("*"), *Path("work").rglob("*")]):
+            own = name in path.parts or path.name.split(".")[0] == name
+            useless = path.suffix in (".npz", ".pt") and left_out.intersection(path.parts)
+            if own and path.is_file() and not useless and "tensorboard" not in path.parts:
+                found[".samples" if "samples" in path.parts else ""].append(path)
+        for part, files in found.items():
+            with tarfile.open(self.out / f"{name}{part}.tar.gz", "w:gz", compresslevel=1) as archive:
+                for path in files:
+                    archive.add(path)
 
 
 def main() -> None:

@@ -58,10 +58,12 @@ def fit(
             f"{name}: train.batch_size is {settings.batch_size}, but there are only {task.size} training examples: "
             "take a smaller batch"
         )
-    set_precision(task.module, settings.precision)
+    precision = settings.precision
+    if precision == "bfloat16" and device.type == "cpu" and "AVX512" not in get_cpu_capability():
+        log.warning("%s: this processor multiplies bfloat16 slowly: float32 is used", name)
+        precision = "float32"
+    set_precision(task.module, precision)
     torch.backends.cudnn.conv.fp32_precision = "tf32" if settings.precision == "tf32" else "ieee"  # type: ignore[attr-defined]
-    if settings.precision == "bfloat16" and device.type == "cpu" and "AVX512" not in get_cpu_capability():
-        log.warning("%s: this processor multiplies bfloat16 slowly: precision: float32 is faster here", name)
     noise = generator(device, seed, stage, "noise")
     step_of = Step(task, settings, noise, device)
     average = step_of.average
