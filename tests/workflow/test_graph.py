@@ -141,7 +141,7 @@ def mutated(value: Any) -> list[Any]:
         case bool():
             return [not value]
         case int():
-            return [value + 1, value + 4]
+            return [value + 1, value + 4, value // 2, value * 2]
         case float():
             return [value * 0.9375 + 0.001]
         case list():

@@ -143,7 +143,8 @@ def _of_codes(*of_run: Callable[[str], Path]) -> Callable[[Params, list[Row]], l
 
 def _ablated(params: Params, rows: list[Row]) -> list[Path]:
     varied = [row for row in rows if row.trains("vqsvae")]
-    if not any(row.settings for row in varied):
+    recipes = {params.resolve(row.runs[0]).recipe_name for row in varied}
+    if len(recipes) > 1 or not any(row.settings for row in varied):  # two recipes differ in too much
         return []
     return metrics([name for row in varied for name in row.runs])
 
