@@ -83,6 +83,9 @@ def card(run: RunSettings, row: dict[str, Any], hashes: dict[str, str], costs: d
     """A model card: what the weights are, how they were made and measured, and what they are not good for."""
     numbers = {key: row[key] for key in NUMBERS if isinstance(row.get(key), int | float)}
     made = ", ".join(f"{run.family.networks[network]} {cost}" for network, cost in costs.items())
+    command = f"snakemake --cores 2 results/metrics/{run.name}.json"
+    if "on a GPU" in costs.values():
+        command = f"python -m spiking_diffusion.benchmark.gpu {run.name}"
     lines = [
         f"# {run.name}",
         "",
@@ -93,7 +96,7 @@ def card(run: RunSettings, row: dict[str, Any], hashes: dict[str, str], costs: d
         "```",
         "",
         f"- **Data**: {run.dataset.title}, licence {run.dataset.licence}. {run.dataset.citation}.",
-        f"- **Made by**: `snakemake --cores 2 results/metrics/{run.name}.json`, {row['images_seen']:,} images seen.",
+        f"- **Made by**: `{command}`, {row['images_seen']:,} images seen.",
         *[f"- **Processor time**, all threads together: {made}."] * bool(made),
         f"- **Drawn with**: {json.dumps({key: row[key] for key in HOW if key in row})}.",
         "- **Limits**: images are small, and of this dataset alone. Do not take them for new data of its source.",

@@ -36,7 +36,7 @@ TASKS = {
     "fsvae": ("mnist-quick-fsvae", "fsvae"),
 }
 N, BATCH = 88, 16
-"""Examples, the last batch of which is not full."""
+"""Numbers of examples and of a batch. The last batch is not full."""
 
 
 @pytest.fixture(autouse=True)

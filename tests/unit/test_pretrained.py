@@ -80,7 +80,7 @@ def test_a_card_says_where_it_was_trained(untrained, exported):
     for network, cost in (("vqsvae", {"device": "cpu", "processor_seconds": 180.0}), ("sdid", {"device": "cuda"})):
         artifacts.write_json(paths.cost_path(paths.work_path("digits", network)), cost)
     card = (export(untrained, "digits", exported) / "README.md").read_text()
-    assert "VQ-SVAE 3 min, SDID on a GPU" in card
+    assert "VQ-SVAE 3 min, SDID on a GPU" in card and "benchmark.gpu digits`" in card
 
 
 def test_the_command_line_draws_and_exports(exported, untrained, capsys):

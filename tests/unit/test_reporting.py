@@ -299,6 +299,11 @@ def test_seeds_are_one_group_and_the_first_stands_for_them():
     assert paths.metrics_path("seed-1") in figure_inputs(PARAMS, "seeds", "ablation")
 
 
+def test_runs_of_two_recipes_are_no_ablation():
+    assert figure_inputs(PARAMS, "best-quick", "samples") and not figure_inputs(PARAMS, "best-quick", "ablation")
+    assert figure_inputs(PARAMS, "ablation-method", "ablation")
+
+
 @pytest.mark.parametrize(
     ("column", "name"),
     [

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from spiking_diffusion.metrics.energy import Counter, fan_out
-from spiking_diffusion.snn import use_kernels
+from spiking_diffusion.snn import set_precision, use_kernels
 from spiking_diffusion.snn.layers import EventConvolution
 from spiking_diffusion.snn.residual import Trunk
 from spiking_diffusion.vqsvae import VQSVAE
@@ -71,3 +71,18 @@ def test_synapses_of_a_trunk_count_in_energy(neuron, vqsvae_settings, lively):
     assert list(expected) == ["trunk.enter", "trunk.blocks.0.synapse", "trunk.blocks.1.synapse"]
     for name, accumulates in expected.items():
         assert table.loc[name, "accumulates"] == pytest.approx(accumulates) and accumulates > 0
+
+
+@pytest.mark.parametrize(
+    ("precision", "convolutions", "layers"),
+    [("float32", "ieee", "float32"), ("tf32", "tf32", "float32"), ("bfloat16", "ieee", "bfloat16")],
+)
+def test_precision_of_a_gpu(neuron, precision, convolutions, layers):
+    """TF32 is for cuDNN to know, which would use it for float32 otherwise; layers know of bfloat16 alone."""
+    trunk = Trunk(neuron, 3, 4, 1)
+    try:
+        set_precision(trunk, precision)
+        assert torch.backends.cudnn.conv.fp32_precision == convolutions
+        assert trunk.enter.precision == trunk.last.precision == layers
+    finally:
+        set_precision(trunk, "float32")

@@ -35,6 +35,8 @@ from spiking_diffusion.vqsvae import VQSVAE, vqsvae_loss
 
 GPU_SECONDS = 0.5
 """How long the steps of a round take on a GPU at least."""
+GPU_QUEUE = 10
+"""Steps that a GPU may be behind: starting them takes no time, so without a bound the clock would say nothing."""
 Step = Callable[[], Any]
 Pair = tuple[nn.Module, Step, Step]
 PLAIN = {
@@ -153,7 +155,8 @@ def _serve(
         make_deterministic(threads)
     make = {"vqsvae": _vqsvae, "sdid": _sdid, "fsvae": _fsvae, "sample": _sample}[what]
     model, ours, baseline = make(run, batch, device, excitation)
-    set_precision(model, precision)
+    if not plainly:
+        set_precision(model, precision)
     step = baseline if plainly else ours
     start = time.perf_counter()
     _timed(step, device)
@@ -171,17 +174,26 @@ def _serve(
 
 def _timed(step: Step, device: torch.device) -> float:
     """Seconds of a step; on a GPU, which works while the next steps are prepared, of one of many."""
-    if device.type != "cuda":
-        start = time.perf_counter()
-        step()
-        return time.perf_counter() - start
-    torch.cuda.synchronize()
-    start, steps = time.perf_counter(), 0
-    while time.perf_counter() - start < GPU_SECONDS:
+    return mean_seconds(step, GPU_SECONDS if device.type == "cuda" else 0.0, device)
+
+
+def mean_seconds(step: Step, least: float, device: torch.device) -> float:
+    """Mean seconds of as many steps as ``least`` seconds hold, at least one."""
+    _wait(device)
+    start, steps, passed = time.perf_counter(), 0, 0.0
+    while not steps or passed < least:
         step()
         steps += 1
-    torch.cuda.synchronize()
+        if steps % GPU_QUEUE == 0:
+            _wait(device)
+        passed = time.perf_counter() - start
+    _wait(device)
     return (time.perf_counter() - start) / steps
+
+
+def _wait(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize()
 
 
 def _firing_rate(model: nn.Module, step: Step) -> float:

@@ -6,7 +6,6 @@ On data drawn by chance, so nothing has to be downloaded.
 from __future__ import annotations
 
 import argparse
-import time
 from collections.abc import Callable
 from typing import Any
 
@@ -14,6 +13,7 @@ import pandas as pd
 import torch
 
 from spiking_diffusion.artifacts import SPLITS
+from spiking_diffusion.benchmark.measure import mean_seconds
 from spiking_diffusion.config import Params, RunSettings, load_params
 from spiking_diffusion.data.images import ImageSet
 from spiking_diffusion.devices import pick_device
@@ -52,7 +52,6 @@ def measure(run: RunSettings, network: str, batch: int, device: torch.device, se
     task = task_of(run, network, device)
     settings = getattr(run.recipe, network).train.model_copy(update={"batch_size": batch})
     set_precision(task.module, settings.precision)
-    torch.backends.cudnn.conv.fp32_precision = "tf32" if settings.precision == "tf32" else "ieee"  # type: ignore[attr-defined]
     step, index = Step(task, settings, generator(device, 0, "steps"), device), torch.arange(batch, device=device)
 
     def by_hand() -> None:
@@ -61,29 +60,13 @@ def measure(run: RunSettings, network: str, batch: int, device: torch.device, se
 
     for _ in range(EAGER):
         by_hand()
-    eager = _seconds(by_hand, seconds, device)
-    graph = _seconds(lambda: step.replay(index), seconds, device) if step.replay(index) else None
+    eager = mean_seconds(by_hand, seconds, device)
+    graph = mean_seconds(lambda: step.replay(index), seconds, device) if step.replay(index) else None
     fastest = graph or eager
     return {
         **{"run": run.name, "network": network, "batch": batch, "precision": settings.precision},
         **{"by_hand_ms": 1e3 * eager, "graph_ms": graph and 1e3 * graph, "images_per_second": batch / fastest},
     }
-
-
-def _seconds(step: Callable[[], Any], least: float, device: torch.device) -> float:
-    def wait() -> None:
-        if device.type == "cuda":
-            torch.cuda.synchronize()
-
-    wait()
-    start, steps = time.perf_counter(), 0
-    while time.perf_counter() - start < least:
-        step()
-        steps += 1
-        if steps % 10 == 0:
-            wait()
-    wait()
-    return (time.perf_counter() - start) / steps
 
 
 def table(params: Params, names: list[str], batches: list[int], device: torch.device, seconds: float) -> str:

@@ -65,7 +65,7 @@ class SpikingLayer(nn.Module):
                 current = self.synapse(flat)
             return events.norm_lif(current, self.norm, self.lif.settings, steps, constant, readout, where, self.scale)
         current = self.normalise(self._current(flat))
-        # copied, because Triton compiles its kernels anew for each shape of an expanded view
+        # contiguous: Triton would compile a kernel for each shape of an expanded view
         current = current.expand(steps, *current.shape).contiguous() if constant else current.unflatten(0, (steps, -1))
         spikes = self.lif(current)
         return spikes if readout is None else torch.tensordot(readout, spikes, dims=1)
@@ -136,7 +136,8 @@ def use_kernels(module: nn.Module, on: bool) -> None:
 
 
 def set_precision(module: nn.Module, precision: Precision) -> None:
-    """Set the precision of the synapses in all layers of ``module``."""
+    """Set the precision of the synapses in all layers of ``module``, and for all modules whether cuDNN may use TF32."""
+    torch.backends.cudnn.conv.fp32_precision = "tf32" if precision == "tf32" else "ieee"  # type: ignore[attr-defined]
     for layer in module.modules():
         if isinstance(layer, SpikingLayer | EventConvolution):
             layer.precision = "bfloat16" if precision == "bfloat16" else "float32"

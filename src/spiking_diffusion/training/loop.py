@@ -63,13 +63,12 @@ def fit(
         log.warning("%s: this processor multiplies bfloat16 slowly: float32 is used", name)
         precision = "float32"
     set_precision(task.module, precision)
-    torch.backends.cudnn.conv.fp32_precision = "tf32" if settings.precision == "tf32" else "ieee"  # type: ignore[attr-defined]
     noise = generator(device, seed, stage, "noise")
-    step_of = Step(task, settings, noise, device)
-    average = step_of.average
-    checkpoints = Checkpoints(work, artifacts.canonical_json(identity), task.module, step_of.optimiser, average)
+    stepper = Step(task, settings, noise, device)
+    average = stepper.average
+    checkpoints = Checkpoints(work, artifacts.canonical_json(identity), task.module, stepper.optimiser, average)
     done = checkpoints.resume(name, device)
-    step_of.resumed()
+    stepper.resumed()
     history, began = done.history, time.process_time() - done.seconds
     if history or done.step:
         log.info("%s: going on after epoch %d, step %d of the next", name, len(history), done.step)
@@ -80,7 +79,7 @@ def fit(
     for epoch in range(len(history) + 1, settings.epochs + 1):
         order = torch.randperm(task.size, generator=generator("cpu", seed, stage, "order", epoch)).to(device)
         noise.set_state(generator(device, seed, stage, "noise", epoch).get_state())
-        step_of.begin_epoch(done.sums)
+        stepper.begin_epoch(done.sums)
         if done.noise is not None and len(done.noise) == len(noise.get_state()):
             noise.set_state(done.noise.cpu())
         elif done.noise is not None:
@@ -93,21 +92,21 @@ def fit(
         )
         for step, index in enumerate(bar, first):
             progress = ((epoch - 1) * per_epoch + step) / (settings.epochs * per_epoch)
-            step_of.set_rate(learning_rate(settings, progress))
-            seen = step_of.replay(index)
-            loss, gradient = seen or step_of.backward(index, progress)
+            stepper.set_rate(learning_rate(settings, progress))
+            seen = stepper.replay(index)
+            loss, gradient = seen or stepper.backward(index, progress)
             if device.type == "cpu" or (step + 1) % CHECK_EVERY == 0 or step + 1 == len(parts):
                 where = f"epoch {epoch}, step {step}"
-                _check_finite(f"{name}: {where}", loss, gradient, step_of.sums, learning_rate(settings, progress), good)
+                _check_finite(f"{name}: {where}", loss, gradient, stepper.sums, learning_rate(settings, progress), good)
                 good = f"{loss.item():.4g} at {where}"
             if seen is None:
-                step_of.update()
+                stepper.update()
             if (step + 1) % SAVE_EVERY == 0 and step + 1 < len(parts) and _is_due(device, saved):
                 spent, saved = time.process_time() - began, time.monotonic()
-                checkpoints.save(Done(history, step + 1, dict(step_of.sums), noise.get_state(), spent))
+                checkpoints.save(Done(history, step + 1, dict(stepper.sums), noise.get_state(), spent))
         task.module.eval()
         with torch.no_grad(), _averages(task.module, average):
-            row = {"epoch": epoch, **{k: float(v) / task.size for k, v in step_of.sums.items()}, **task.validate()}
+            row = {"epoch": epoch, **{k: float(v) / task.size for k, v in stepper.sums.items()}, **task.validate()}
         history.append(row)
         done.seconds = time.process_time() - began
         checkpoints.save(done)

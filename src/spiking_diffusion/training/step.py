@@ -53,7 +53,7 @@ class Step:
     ``sums`` are the terms of the loss and the gradient's norm, summed over the examples of an epoch.
 
     A small network keeps a GPU waiting for Python, so on CUDA an update on a full batch is recorded once as a CUDA
-    graph and replayed from then on. The kernels are the same, and so are the results; ``graphs`` switches this off.
+    graph and replayed from then on. The kernels are the same, and so are the results.
     """
 
     def __init__(self, task: Task, settings: config.Train, noise: torch.Generator, device: torch.device) -> None:
@@ -74,6 +74,8 @@ class Step:
         self.average: AveragedModel | None = None
         if settings.ema:
             self.average = AveragedModel(task.module, multi_avg_fn=get_ema_multi_avg_fn(settings.ema), use_buffers=True)
+            theirs = task.module.state_dict().values()
+            self._pairs = list(zip(self.average.module.state_dict().values(), theirs, strict=True))
         self.sums: dict[str, Tensor] = defaultdict(lambda: torch.zeros((), device=device))
         self._averaging = False
         self._done = 0
@@ -124,9 +126,8 @@ class Step:
     @torch.no_grad()
     def _follow(self, average: AveragedModel) -> None:
         """As ``AveragedModel.update_parameters``, which would ask the GPU for a number at each step."""
-        pairs = list(zip(average.module.state_dict().values(), self.task.module.state_dict().values(), strict=True))
-        means = [pair for pair in pairs if self._averaging and pair[0].is_floating_point()]
-        for mean, value in pairs:
+        means = [pair for pair in self._pairs if self._averaging and pair[0].is_floating_point()]
+        for mean, value in self._pairs:
             if not (self._averaging and mean.is_floating_point()):
                 mean.copy_(value)
         if means:
