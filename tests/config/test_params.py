@@ -14,6 +14,7 @@ from spiking_diffusion import config
 from spiking_diffusion.config import Params, check_params, load_params, read_yaml
 from spiking_diffusion.errors import UserError
 from spiking_diffusion.graph.dvc import dvc_yaml
+from spiking_diffusion.graph.jobs import Job
 from spiking_diffusion.reporting.recipes import recipes_page
 
 ROOT = Path(__file__).parents[2]
@@ -87,8 +88,11 @@ def test_committed_file_is_valid():
 def test_run_is_its_recipe_with_its_own_lines_on_top(name):
     run = PARAMS.resolve(name)
     own = RAW[PARAMS.family_of(name).section][name]
-    overrides = dict(leaves({k: v for k, v in own.items() if k not in ("dataset", "recipe")}))
-    expected = dict(leaves(PARAMS.recipes[own["recipe"]].model_dump())) | overrides
+    overrides = dict(leaves({k: v for k, v in own.items() if k not in ("dataset", "recipe", "tokenizer")}))
+    recipe = PARAMS.recipes[own["recipe"]].model_dump()
+    if "tokenizer" in own:
+        recipe["vqsvae"] = PARAMS.resolve(own["tokenizer"]).recipe.vqsvae.model_dump()
+    expected = dict(leaves(recipe)) | overrides
     assert dict(leaves(run.recipe.model_dump())) == expected
     assert (run.name, run.dataset, run.recipe_name) == (name, PARAMS.datasets[own["dataset"]], own["recipe"])
     assert run.model == ("spiking-diffusion" if name in RAW["runs"] else "fsvae")
@@ -103,6 +107,34 @@ def test_override_changes_only_the_named_keys():
         ("vqsvae", "k"): 0.125,
         ("vqsvae", "train", "lr"): 0.5,
     }
+
+
+def test_a_run_takes_the_tokenizer_of_another():
+    run = PARAMS.resolve("digits-best")
+    assert run.tokenizer == "digits"
+    assert run.recipe.vqsvae == PARAMS.resolve("digits").recipe.vqsvae != PARAMS.recipes["best"].vqsvae
+    raw = edited("recipes/quick/vqsvae/k", 0.5)
+    before, after = (Job(params, "sample", "digits-best") for params in (PARAMS, check_params(raw)))
+    assert after.run.recipe.vqsvae.k == 0.5
+    assert before.key == after.key  # its weights are an input, and change
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "fragments"),
+    [
+        ("tokenizer", "digit", ["runs.mine.tokenizer is 'digit'", "did you mean 'digits'?"]),
+        ("tokenizer", "digits-fsvae", ["is 'digits-fsvae'", "did you mean"]),
+        ("tokenizer", "digits-best", ["trains none of its own"]),
+        ("tokenizer", "mine", ["trains none of its own"]),
+        ("tokenizer", "mnist-quick", ["learns 'mnist', not 'digits'"]),
+        ("vqsvae", {"k": 0.5}, ["both tokenizer and vqsvae", "change it there"]),
+        ("neuron", {"tau": 3.0}, ["runs.mine.neuron is not that of its tokenizer 'digits'"]),
+    ],
+)
+def test_tokenizers_that_do_not_fit(key, value, fragments):
+    mine = {"dataset": "digits", "recipe": "best", "tokenizer": "digits", key: value}
+    said = complaint(edited("runs/mine", mine))
+    assert all(fragment in said for fragment in fragments), said
 
 
 def test_overriding_a_run_leaves_recipe_and_other_runs_alone():
@@ -457,7 +489,8 @@ def test_classes_are_strict_frozen_and_without_hidden_defaults(cls):
     assert cls.model_config["strict"] is True
     assert cls.model_config["frozen"] is True
     assert cls.model_config["extra"] == ("allow" if cls is config.Run else "forbid")
-    assert [name for name, field in cls.model_fields.items() if not field.is_required()] == []
+    optional = [name for name, field in cls.model_fields.items() if not field.is_required()]
+    assert optional == (["tokenizer"] if cls in (config.Run, config.RunSettings) else [])
 
 
 def test_frozen_in_practice():

@@ -26,22 +26,23 @@ SMALL = {
 
 @pytest.fixture
 def params(tmp_path, monkeypatch):
-    """Two runs that differ in their condition, so in SDID alone."""
+    """Two runs with one tokenizer; SDID differs in its condition."""
     raw = yaml.safe_load(yaml.safe_dump(RAW))
     raw["runs"]["a"] = {"dataset": "digits", "recipe": "best", **SMALL}
-    raw["runs"]["b"] = {"dataset": "digits", "recipe": "best-free", "condition": {"codes": 5}, **SMALL}
+    raw["runs"]["b"] = raw["runs"]["a"] | {"recipe": "best-free", "tokenizer": "a", "condition": {"codes": 5}}
+    del raw["runs"]["b"]["vqsvae"]
     monkeypatch.chdir(tmp_path)
     Path("params.yaml").write_text(yaml.safe_dump(raw))
     return config.check_params(raw)
 
 
 def test_two_runs_share_a_tokenizer_and_are_packed(params):
-    """In one session: the VQ-SVAE of one is trained, the other gets a copy, which is what it would have trained."""
+    """In one session, whichever is named first: the VQ-SVAE of one is trained, the other takes it."""
     assert jobs_of(params, "a") == []  # nothing to learn from yet
     make(Job(params, "fetch", "digits"))
     names = [job.stage for job in jobs_of(params, "a")]
     assert names == ["vqsvae", "tokens", "sdid", "sample"]  # no judges here
-    command = [sys.executable, "-m", "spiking_diffusion.benchmark.gpu", "a", "b", "--device", "cpu", "--out", "out"]
+    command = [sys.executable, "-m", "spiking_diffusion.benchmark.gpu", "b", "a", "--device", "cpu", "--out", "out"]
     subprocess.run(command, check=True, capture_output=True)
     said = artifacts.read_json(Path("out/session.json"))
     assert {(row["run"], row["stage"]) for row in said["stages"] if row["code"] == 0} == {
@@ -51,8 +52,9 @@ def test_two_runs_share_a_tokenizer_and_are_packed(params):
     assert weights[0] == weights[1]
     assert artifacts.sha256(paths.model_path("a", "sdid")) != artifacts.sha256(paths.model_path("b", "sdid"))
     assert all(Job(params, "vqsvae", run).is_made() for run in "ab")
-    trained = [Path("work", run, "vqsvae").exists() for run in "ab"]
-    assert sorted(trained) == [False, True]
+    assert [Path("work", run, "vqsvae/tensorboard").exists() for run in "ab"] == [True, False]
+    costs = [paths.cost_path(paths.work_path(run, "vqsvae")).read_bytes() for run in "ab"]
+    assert costs[0] == costs[1]
     with tarfile.open("out/b.tar.gz") as archive:
         packed = archive.getnames()
     assert "results/models/b/sdid.safetensors" in packed

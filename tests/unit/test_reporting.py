@@ -300,7 +300,7 @@ def test_seeds_are_one_group_and_the_first_stands_for_them():
 
 
 def test_runs_of_two_recipes_are_no_ablation():
-    assert figure_inputs(PARAMS, "best-quick", "samples") and not figure_inputs(PARAMS, "best-quick", "ablation")
+    assert figure_inputs(PARAMS, "quick", "samples") and not figure_inputs(PARAMS, "quick", "ablation")
     assert figure_inputs(PARAMS, "ablation-method", "ablation")
 
 

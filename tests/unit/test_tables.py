@@ -12,7 +12,7 @@ import yaml
 from spiking_diffusion import artifacts, paths
 from spiking_diffusion.config import check_params
 from spiking_diffusion.graph.jobs import Job
-from spiking_diffusion.graph.suites import rows_of
+from spiking_diffusion.graph.suites import figures_of, rows_of
 from spiking_diffusion.metrics.rows import read_row, write_row
 from spiking_diffusion.reporting.tables import PUBLISHED, SPREAD
 from spiking_diffusion.stages import make
@@ -28,6 +28,7 @@ RAW["suites"] |= {
     "both": ["digits-fsvae", "digits"],
     "seeds": ["digits-1", "digits-fsvae", "digits", "digits-2"],
     "ks": ["digits", "digits-k", "digits-1", "digits-k-1"],
+    "recipes": ["digits-fsvae", "digits", "digits-best", "digits-k"],
     "beyond": ["mnist", "cifar10"],
 }
 PARAMS = check_params(RAW)
@@ -179,6 +180,18 @@ def test_an_ablation_has_a_column_for_what_differs():
         ("0.25", "2", "6"),
     ]
     assert not [column for column in rows("ks")[0] if column.endswith("_paper")]
+
+
+def test_runs_of_two_recipes_have_a_column_for_the_recipe_and_for_what_differs_within_one():
+    """Seen to fail with a column for each of the thirty settings in which two recipes differ."""
+    found = [(row.runs[0], row.settings) for row in rows_of(PARAMS, "recipes")]
+    assert found == [
+        ("digits-fsvae", {}),
+        ("digits", {"recipe": "quick", "vqsvae.k": "learned"}),
+        ("digits-best", {"recipe": "best"}),
+        ("digits-k", {"recipe": "quick", "vqsvae.k": 0.25}),
+    ]
+    assert "ablation" not in figures_of(PARAMS, "recipes")
 
 
 def test_settings_that_only_the_other_model_reads_do_not_make_runs_differ():

@@ -112,6 +112,10 @@ def tiny(project: Project) -> Project:
     recipe["sample"] |= {"n": 40, "batch_size": 20, "threads": 1}
     recipe["tune"] |= {"n": 20, "temperatures": [0.7, 1.0], "steps": [4]}
     recipe["evaluate"] |= {"kid_subsets": 2, "threads": 1, "protocols": ["classifier", "standard"]}
+    best = params["runs"]["digits-best"]
+    best["sdid"] = {"channels": [8, 8], "train": best["sdid"]["train"] | train}
+    best["sample"] |= {"n": 40, "batch_size": 20, "steps": 4, "threads": 1}
+    best["evaluate"] = recipe["evaluate"] | {}
     params["inception"]["fid"]["urls"] = ["http://127.0.0.1:9/nowhere.pth"]  # as on a machine without network
     params["classifier"] |= {"networks": 2, "channels": [4, 4], "features": 8}
     params["classifier"] |= {"epochs": 1, "least_steps": 5, "threads": 1}

@@ -39,8 +39,9 @@ def and_what_follows(stage: str) -> set[str]:
 def test_quick_makes_its_table_and_figures(finished: Any) -> None:
     table = pd.read_csv(finished.root / "results/tables/quick.csv")
     numbers = ["mse", "ssim", "classifier_kid", "classifier_fid"]
-    assert list(table.columns[:6]) == ["dataset", "model", "run", "seeds", "mse", "ssim"]
-    assert list(table["model"]) == ["fsvae", "spiking-diffusion"]
+    assert list(table.columns[:7]) == ["dataset", "model", "run", "seeds", "recipe", "mse", "ssim"]
+    assert list(table["run"]) == ["digits-fsvae", "digits", "digits-best"]
+    assert list(table["recipe"]) == ["quick", "quick", "best"]
     assert table[numbers].notna().all(axis=None)
     assert table["standard_fid"].isna().all() and table["standard_reason"].str.contains("could not be downloaded").all()
     assert "[1] standard: weights" in (finished.root / "results/tables/quick.md").read_text()
@@ -49,7 +50,7 @@ def test_quick_makes_its_table_and_figures(finished: Any) -> None:
 
 
 def test_how_long_sampling_took_is_noted_outside_results(finished: Any) -> None:
-    for run in ("digits", "digits-fsvae"):
+    for run in PARAMS.suites["quick"]:
         noted = json.loads((finished.root / "work" / run / "sampling.json").read_text())
         assert noted["images"] == 40 and noted["seconds"] > 0 and noted["network_calls"] >= 1
 

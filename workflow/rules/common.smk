@@ -81,6 +81,15 @@ def data_of(wildcards):
     return str(paths.data_path(params.resolve(wildcards.run).dataset_name))
 
 
+def images_or_vqsvae_of(wildcards):
+    """What a VQ-SVAE comes from: images, or the run at hand takes another run's."""
+    tokenizer = params.resolve(wildcards.run).tokenizer
+    if not tokenizer:
+        return [data_of(wildcards)]
+    weights = paths.model_path(tokenizer, "vqsvae")
+    return [str(weights), str(paths.history_path(weights))]
+
+
 def classifier_of(wildcards):
     """The classifier of the run's dataset."""
     return str(paths.classifier_path(params.resolve(wildcards.run).dataset_name))

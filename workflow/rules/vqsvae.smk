@@ -3,7 +3,7 @@
 
 rule vqsvae:
     input:
-        data_of,
+        images_or_vqsvae_of,
     output:
         weights="results/models/{run}/vqsvae.safetensors",
         history="results/models/{run}/vqsvae.history.csv",

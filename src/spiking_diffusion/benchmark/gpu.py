@@ -27,9 +27,12 @@ ORDER = ("vqsvae", "fsvae", "tokens", "sdid", "tune", "sample", "fsvae_sample", 
 """Stages of a run in the order in which they need one another."""
 
 
-def jobs_of(params: Params, name: str) -> list[Job]:
-    """The stages of a run whose data, and judges where they need them, are here, in order."""
-    made: set[Path] = set()
+def jobs_of(params: Params, name: str, made: set[Path] | None = None) -> list[Job]:
+    """The stages of a run, in order, whose data and judges are here or among the files that will be ``made``.
+
+    Their outputs are added to these.
+    """
+    made = set() if made is None else made
     jobs = []
     for stage in ORDER:
         job = Job(params, stage, name)
@@ -46,41 +49,31 @@ class Session:
         self.params, self.options, self.out = params, options, out
         self.end = time.monotonic() + 60 * minutes
         self.rows: list[dict[str, Any]] = []
-        self.first: dict[str, Job] = {}
-        """Trainings by what they read: two runs with the same VQ-SVAE train it once."""
-        self.over: dict[Job, threading.Event] = {}
-        for name in names:
-            for job in jobs_of(params, name):
-                self.first.setdefault(f"{job.stage} {job.key} {job.inputs}", job)
-                self.over[job] = threading.Event()
+        made: set[Path] = set()
+        tokenizers_first = sorted(names, key=lambda name: bool(params.resolve(name).tokenizer))
+        self.jobs = {name: jobs_of(params, name, made) for name in tokenizers_first}
+        self.over = {job: threading.Event() for jobs in self.jobs.values() for job in jobs}
 
     def take(self, name: str) -> None:
         """Take a run through its stages, as far as the time goes."""
-        jobs = jobs_of(self.params, name)
-        for job in jobs:
+        for job in self.jobs[name]:
+            self._wait(job)
             start = time.monotonic()
-            code = 0 if job.is_made() or self._copied(job) else self._make(job)
+            code = 0 if job.is_made() else self._make(job)
             self.rows.append({"run": name, "stage": job.stage, "seconds": time.monotonic() - start, "code": code})
             print(json.dumps(self.rows[-1]), flush=True)
             self.over[job].set()
             self._pack(name)
             if code:
                 break
-        for job in jobs:
+        for job in self.jobs[name]:
             self.over[job].set()
 
-    def _copied(self, job: Job) -> bool:
-        """Whether it is the same training as another run's, which gives the same bytes: those, once they are there."""
-        source = self.first[f"{job.stage} {job.key} {job.inputs}"]
-        if source == job or job.stage != "vqsvae":
-            return False
-        self.over[source].wait(max(1.0, self.end - time.monotonic()))
-        if not source.is_made():
-            return False
-        for theirs, ours in zip(source.outputs, job.outputs, strict=True):
-            artifacts.write_bytes(ours, theirs.read_bytes())
-        job.seal()
-        return True
+    def _wait(self, job: Job) -> None:
+        """Wait for the run whose VQ-SVAE the job takes, if it is one of these."""
+        source = Job(self.params, job.stage, job.run.tokenizer or job.name)
+        if source != job and source in self.over:
+            self.over[source].wait(max(1.0, self.end - time.monotonic()))
 
     def _make(self, job: Job) -> int:
         command = [sys.executable, "-m", "spiking_diffusion", *job.command, *self.options]
@@ -96,7 +89,7 @@ class Session:
 
     def _pack(self, name: str) -> None:
         """What a run has made, but for what takes seconds to make again, and checkpoints of what is not done."""
-        made = {job.stage for job in jobs_of(self.params, name) if job.is_made()}
+        made = {job.stage for job in self.jobs[name] if job.is_made()}
         left_out = {"tokens", "reconstructions", "traces"} | made
         found: dict[str, list[Path]] = {"": [], ".samples": []}
         for path in sorted([*Path("results").rglob("*"), *Path("work").rglob("*")]):

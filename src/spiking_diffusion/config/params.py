@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Mapping
+from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -18,12 +19,16 @@ from spiking_diffusion.errors import UserError, sentence, unknown
 
 
 class Run(BaseModel):
-    """A named experiment: a dataset, a recipe, and overrides laid out like the recipe itself."""
+    """A named experiment: a dataset, a recipe, and overrides laid out like the recipe itself.
+
+    ``tokenizer`` names another run, whose trained VQ-SVAE it takes in place of training one.
+    """
 
     model_config = ConfigDict(extra="allow", frozen=True, strict=True)
 
     dataset: Name
     recipe: Name
+    tokenizer: Name | None = None
 
 
 class RunSettings(Section):
@@ -35,6 +40,7 @@ class RunSettings(Section):
     dataset: Dataset
     recipe_name: Name
     recipe: Recipe
+    tokenizer: Name | None = None
 
     @property
     def family(self) -> Family:
@@ -91,6 +97,11 @@ class Params(Section):
                     raise UserError(f"suites.{suite} lists {name!r} twice: name each run once")
         return self
 
+    @cached_property
+    def derived(self) -> dict[str, Any]:
+        """What was worked out of it and is kept, as it never changes."""
+        return {}
+
     @property
     def all_runs(self) -> dict[str, Run]:
         """The runs of every family by name."""
@@ -131,10 +142,18 @@ class Params(Section):
         if run.recipe not in self.recipes:
             raise UserError(f"{where}.recipe is {run.recipe!r}, {unknown('recipe', run.recipe, self.recipes)}")
         merged = _merge(self.recipes[run.recipe].model_dump(), run.model_extra or {})
+        if run.tokenizer:
+            if "vqsvae" in (run.model_extra or {}):
+                raise UserError(
+                    f"{where} has both tokenizer and vqsvae: the VQ-SVAE is that of {run.tokenizer!r}, change it there"
+                )
+            merged["vqsvae"] = self._tokenizer(run, where).recipe.vqsvae.model_dump()
         try:
             recipe = Recipe.model_validate(merged)
         except ValidationError as error:
             raise UserError(sentence(error, where)) from None
+        if run.tokenizer and recipe.neuron != self.resolve(run.tokenizer).recipe.neuron:
+            raise UserError(f"{where}.neuron is not that of its tokenizer {run.tokenizer!r}: give both the same")
         dataset, steps = self.datasets[run.dataset], recipe.sample.steps
         scale = recipe.vqsvae.scale
         tokens = dataset.shape[1] // scale * (dataset.shape[2] // scale)
@@ -150,7 +169,20 @@ class Params(Section):
             dataset=dataset,
             recipe_name=run.recipe,
             recipe=recipe,
+            tokenizer=run.tokenizer,
         )
+
+    def _tokenizer(self, run: Run, where: str) -> RunSettings:
+        """The run that trains the VQ-SVAE of ``run``."""
+        name = run.tokenizer or ""
+        if name not in self.runs:
+            raise UserError(f"{where}.tokenizer is {name!r}, {unknown('run', name, self.runs)}")
+        if self.runs[name].tokenizer:
+            raise UserError(f"{where}.tokenizer is {name!r}, which trains none of its own: name the run that does")
+        other = self.resolve(name)
+        if other.dataset_name != run.dataset:
+            raise UserError(f"{where}.tokenizer is {name!r}, which learns {other.dataset_name!r}, not {run.dataset!r}")
+        return other
 
 
 def _merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:

@@ -57,6 +57,8 @@ def address(params: Params, stage: str, name: str) -> str:
         return f"suite-{name}"
     if stage == "fetch" and params.dataset(name).paths:
         return f"fetch-{name}"
+    if stage == "vqsvae" and params.resolve(name).tokenizer:
+        return "vqsvae-shared"
     return "sample-tuned" if stage == "sample" and params.resolve(name).tuned else stage
 
 
@@ -66,7 +68,8 @@ def _loop(params: Params, name: str, where: str, names: list[str]) -> dict[str, 
     if where == f"{name}-{names[0]}":
         return _stage(params, name, Item(params, names[0], names[0], names[0]))
     dataset = "${item.dataset}" if FLAGS[stage.over] == "run" else ONE
-    do = [_stage(params, name, Item(params, each, ONE, dataset)) for each in names]
+    tokenizer = "${item.tokenizer}" if where == "vqsvae-shared" else ""
+    do = [_stage(params, name, Item(params, each, ONE, dataset, tokenizer)) for each in names]
     if any(other != do[0] for other in do):
         raise ValueError(f"{where}: DVC needs a stage of its own for names whose inputs differ")
     # a dataset that is not listed is missing from the graph, not fetched without its own files as inputs
@@ -79,7 +82,9 @@ def _over(params: Params, stage: Stage, names: Iterable[str]) -> dict[str, Any]:
     if FLAGS[stage.over] != "run":
         return {name: {} for name in names}
     runs = params.all_runs
-    return {name: {"dataset": runs[name].dataset, "recipe": runs[name].recipe} for name in names}
+    return {
+        name: runs[name].model_dump(include={"dataset", "recipe", "tokenizer"}, exclude_none=True) for name in names
+    }
 
 
 def _stage(params: Params, name: str, item: Item) -> dict[str, Any]:

@@ -101,7 +101,7 @@ def _variants(
             where = f"{params.family_of(name).section}.{name}"
             raise UserError(f"{where} is not the variant with {_flow(settings)}, which would get its name: {by_hand}")
         elif name not in entries:
-            entry = _with(params.all_runs[base.name].model_dump(), changed.items())
+            entry = _with(params.all_runs[base.name].model_dump(exclude_none=True), changed.items())
             entries[name] = {key: entry[key] for key in ("dataset", "recipe", "seed", *entry) if key in entry}
         if name in names:
             raise UserError(f"{name} is two variants, one with {_flow(settings)}: write each value once, or {by_hand}")

@@ -35,8 +35,10 @@ class Job:
     def item(self) -> Item:
         """What it works on."""
         params, over = self.params, self.spec.over
-        dataset = params.resolve(self.name).dataset_name if FLAGS[over] == "run" else self.name
-        return Item(params, self.name, self.name, dataset)
+        if FLAGS[over] != "run":
+            return Item(params, self.name, self.name, self.name)
+        run = params.resolve(self.name)
+        return Item(params, self.name, self.name, run.dataset_name, run.tokenizer or "")
 
     @property
     def run(self) -> RunSettings:
@@ -87,11 +89,18 @@ class Job:
 
     @cached_property
     def settings(self) -> dict[str, Any]:
-        """Just what it reads from ``params.yaml``."""
+        """Just what it reads from ``params.yaml``.
+
+        A VQ-SVAE of another run is one of the inputs. These change when its settings do, so its name is enough here.
+        """
         reads = list(self.spec.reads)
         if "inception" in reads and WITHOUT_INCEPTION.issuperset(self.run.recipe.evaluate.protocols):
             reads.remove("inception")
-        recipe = self.run.recipe.model_dump(include=set(reads)) if FLAGS[self.spec.over] == "run" else {}
+        recipe: dict[str, Any] = {}
+        if FLAGS[self.spec.over] == "run":
+            recipe = self.run.recipe.model_dump(include=set(reads))
+            if self.run.tokenizer and "vqsvae" in reads:
+                recipe["vqsvae"] = {"tokenizer": self.run.tokenizer}
         return {key: READ[key](self.item) if key in READ else recipe[key] for key in reads}
 
     @property

@@ -26,13 +26,15 @@ FLAGS = {"datasets": "dataset", "suites": "suite"} | {family.section: "run" for 
 class Item:
     """What a stage works on: a dataset, run or suite of ``params``.
 
-    ``key`` and ``dataset`` are its name and its dataset's, or DVC's placeholders for them; ``name`` is always its name.
+    ``key``, ``dataset`` and ``tokenizer`` are its name, its dataset's, and that of the run whose VQ-SVAE it takes, or
+    DVC's placeholders for them; ``name`` is always its name.
     """
 
     params: Params
     name: str
     key: str
     dataset: str
+    tokenizer: str = ""
 
     @property
     def run(self) -> RunSettings:
@@ -113,6 +115,8 @@ READ: dict[str, Callable[[Item], Any]] = {
 }
 """Settings that are not a section of a run's recipe."""
 
+"""A VQ-SVAE that another run trains stands for its settings: it is an input, which changes with them."""
+
 _SDID = ("seed", "neuron", "vqsvae", "condition", "sdid", "sample")
 _FSVAE = ("seed", "neuron", "fsvae", "sample")
 
@@ -130,6 +134,10 @@ def _training(network: str) -> Callable[[str], list[Path]]:
         paths.model_path(run, network),
         paths.history_path(paths.model_path(run, network)),
     ]
+
+
+def _images_or_vqsvae(item: Item) -> list[Path]:
+    return _training("vqsvae")(item.tokenizer) if item.tokenizer else _data(item)
 
 
 def _with_csv(path: Callable[[str], Path]) -> Callable[[str], list[Path]]:
@@ -171,8 +179,8 @@ STAGES: dict[str, Stage] = {
         over="runs",
         module="stages.vqsvae",
         command="train vqsvae",
-        help="train the VQ-SVAE of a run: images <-> tokens",
-        inputs=_data,
+        help="train the VQ-SVAE of a run, or take that of its tokenizer: images <-> tokens",
+        inputs=_images_or_vqsvae,
         outputs=_training("vqsvae"),
         reads=("seed", "neuron", "vqsvae"),
         threads="vqsvae.train.threads",

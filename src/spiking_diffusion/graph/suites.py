@@ -17,7 +17,7 @@ PAGES = {"table": "Tables", "animation": "Figures", "settings": "Settings", "pro
 @dataclass(frozen=True)
 class Row:
     """``runs`` by name, one for each seed; ``settings`` are those in which the suite's runs of this model on this
-    dataset differ."""
+    dataset differ: ``recipe`` where there are several, and what differs between runs of one recipe."""
 
     dataset: str
     model: Model
@@ -31,32 +31,38 @@ class Row:
 
 def rows_of(params: Params, suite: str) -> list[Row]:
     """The rows of a suite, in the order of their first runs. Runs that differ only in their seed are one row."""
-    found: list[tuple[str, Model, dict[str, Any], dict[int, str]]] = []
+    kept: dict[str, list[Row]] = params.derived.setdefault("rows", {})
+    if suite not in kept:
+        kept[suite] = _rows_of(params, suite)
+    return kept[suite]
+
+
+def _rows_of(params: Params, suite: str) -> list[Row]:
+    found: list[tuple[RunSettings, dict[str, Any], dict[int, str]]] = []
     for name in params.suites[suite]:
         run = params.resolve(name)
         unused = run.family.unused | {"seed"}
         settings = {k: v for k, v in leaves(run.recipe.model_dump()) if k.split(".")[0] not in unused}
         seed = run.recipe.seed
-        for dataset, model, other, names in found:  # the same run under another name is no second seed
-            if (dataset, model, other) == (run.dataset_name, run.model, settings) and seed not in names:
+        for first, other, names in found:  # the same run under another name is no second seed
+            if _comparable(first, run) and other == settings and seed not in names:
                 names[seed] = name
                 break
         else:
-            found.append((run.dataset_name, run.model, settings, {seed: name}))
+            found.append((run, settings, {seed: name}))
 
-    return [
-        Row(
-            dataset,
-            model,
-            list(names.values()),
-            {
-                key: value
-                for key, value in settings.items()
-                if any(value != others[key] for d, m, others, _ in found if (d, m) == (dataset, model))
-            },
-        )
-        for dataset, model, settings, names in found
-    ]
+    rows = []
+    for run, settings, names in found:
+        alike = [(each.recipe_name, other) for each, other, _ in found if _comparable(each, run)]
+        shown = {"recipe": run.recipe_name} if len({recipe for recipe, _ in alike}) > 1 else {}
+        of_recipe = [other for recipe, other in alike if recipe == run.recipe_name]
+        shown |= {key: value for key, value in settings.items() if any(value != other[key] for other in of_recipe)}
+        rows.append(Row(run.dataset_name, run.model, list(names.values()), shown))
+    return rows
+
+
+def _comparable(one: RunSettings, other: RunSettings) -> bool:
+    return (one.dataset_name, one.model) == (other.dataset_name, other.model)
 
 
 def leaves(section: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
@@ -143,8 +149,7 @@ def _of_codes(*of_run: Callable[[str], Path]) -> Callable[[Params, list[Row]], l
 
 def _ablated(params: Params, rows: list[Row]) -> list[Path]:
     varied = [row for row in rows if row.trains("vqsvae")]
-    recipes = {params.resolve(row.runs[0]).recipe_name for row in varied}
-    if len(recipes) > 1 or not any(row.settings for row in varied):  # two recipes differ in too much
+    if not any(row.settings for row in varied) or any("recipe" in row.settings for row in varied):
         return []
     return metrics([name for row in varied for name in row.runs])
 

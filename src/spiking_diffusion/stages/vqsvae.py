@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from spiking_diffusion import paths
+from spiking_diffusion import artifacts, paths
 from spiking_diffusion.config import RunSettings
 from spiking_diffusion.data.images import ImageSet, load_images, to_unit
 from spiking_diffusion.devices import batches
@@ -64,6 +64,13 @@ class VQSVAETask:
 
 
 def run(job: Job, device: torch.device) -> None:
-    """Train the VQ-SVAE of a run."""
+    """Train the VQ-SVAE of a run, or copy that of the run that is its tokenizer, and what its training took."""
+    if tokenizer := job.run.tokenizer:
+        for source, copy in zip(job.inputs, job.outputs, strict=True):
+            artifacts.write_bytes(copy, artifacts.require(source).read_bytes())
+        cost, noted = (paths.cost_path(paths.work_path(name, job.stage)) for name in (tokenizer, job.name))
+        if cost.is_file():
+            artifacts.write_bytes(noted, cost.read_bytes())
+        return
     data = load_images(paths.data_path(job.run.dataset_name))
     train(job, job.run.recipe.vqsvae.train, device, lambda: VQSVAETask(job.run, data, device))
