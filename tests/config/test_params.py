@@ -91,7 +91,7 @@ def test_run_is_its_recipe_with_its_own_lines_on_top(name):
     overrides = dict(leaves({k: v for k, v in own.items() if k not in ("dataset", "recipe", "tokenizer")}))
     recipe = PARAMS.recipes[own["recipe"]].model_dump()
     if "tokenizer" in own:
-        recipe["vqsvae"] = PARAMS.resolve(own["tokenizer"]).recipe.vqsvae.model_dump()
+        recipe |= PARAMS.resolve(own["tokenizer"]).recipe.model_dump(include={"neuron", "vqsvae"})
     expected = dict(leaves(recipe)) | overrides
     assert dict(leaves(run.recipe.model_dump())) == expected
     assert (run.name, run.dataset, run.recipe_name) == (name, PARAMS.datasets[own["dataset"]], own["recipe"])
@@ -113,9 +113,9 @@ def test_a_run_takes_the_tokenizer_of_another():
     run = PARAMS.resolve("digits-best")
     assert run.tokenizer == "digits"
     assert run.recipe.vqsvae == PARAMS.resolve("digits").recipe.vqsvae != PARAMS.recipes["best"].vqsvae
-    raw = edited("recipes/quick/vqsvae/k", 0.5)
+    raw = edited("recipes/quick/vqsvae/k", 0.5, edited("recipes/quick/neuron/tau", 3.0))
     before, after = (Job(params, "sample", "digits-best") for params in (PARAMS, check_params(raw)))
-    assert after.run.recipe.vqsvae.k == 0.5
+    assert (after.run.recipe.vqsvae.k, after.run.recipe.neuron.tau) == (0.5, 3.0)
     assert before.key == after.key  # its weights are an input, and change
 
 
@@ -127,8 +127,8 @@ def test_a_run_takes_the_tokenizer_of_another():
         ("tokenizer", "digits-best", ["trains none of its own"]),
         ("tokenizer", "mine", ["trains none of its own"]),
         ("tokenizer", "mnist-quick", ["learns 'mnist', not 'digits'"]),
-        ("vqsvae", {"k": 0.5}, ["both tokenizer and vqsvae", "change it there"]),
-        ("neuron", {"tau": 3.0}, ["runs.mine.neuron is not that of its tokenizer 'digits'"]),
+        ("vqsvae", {"k": 0.5}, ["both tokenizer and vqsvae", "change it in 'digits'"]),
+        ("neuron", {"tau": 3.0}, ["both tokenizer and neuron"]),
     ],
 )
 def test_tokenizers_that_do_not_fit(key, value, fragments):

@@ -10,7 +10,7 @@ file is an error. ``spiking-diffusion schema`` prints the JSON schema made from 
 # ruff: noqa: F401, I001 - the names that others take from here, several to a line
 from spiking_diffusion.config.datasets import FORMATS, Dataset, File, LocalFile, PinnedFile, RemoteFile, Split, Weights
 from spiking_diffusion.config.families import FAMILIES, Family, Model
-from spiking_diffusion.config.params import Params, Run, RunSettings, check_params, load_params
+from spiking_diffusion.config.params import WITH_TOKENIZER, Params, Run, RunSettings, check_params, load_params
 from spiking_diffusion.config.recipes import FSVAE, SDID, VQSVAE, Classifier, Codebook, Energy, Evaluate, Inception
 from spiking_diffusion.config.recipes import (
     WITHOUT_INCEPTION,

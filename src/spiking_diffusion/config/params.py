@@ -17,11 +17,14 @@ from spiking_diffusion.config.recipes import Classifier, Inception, Recipe
 from spiking_diffusion.config.yamlfile import read_yaml
 from spiking_diffusion.errors import UserError, sentence, unknown
 
+WITH_TOKENIZER = ("neuron", "vqsvae")
+"""Sections of a recipe that a run with a ``tokenizer`` has from that run."""
+
 
 class Run(BaseModel):
     """A named experiment: a dataset, a recipe, and overrides laid out like the recipe itself.
 
-    ``tokenizer`` names another run, whose trained VQ-SVAE it takes in place of training one.
+    ``tokenizer`` names another run, whose trained VQ-SVAE it takes in place of training one, and with it the neuron.
     """
 
     model_config = ConfigDict(extra="allow", frozen=True, strict=True)
@@ -143,17 +146,14 @@ class Params(Section):
             raise UserError(f"{where}.recipe is {run.recipe!r}, {unknown('recipe', run.recipe, self.recipes)}")
         merged = _merge(self.recipes[run.recipe].model_dump(), run.model_extra or {})
         if run.tokenizer:
-            if "vqsvae" in (run.model_extra or {}):
-                raise UserError(
-                    f"{where} has both tokenizer and vqsvae: the VQ-SVAE is that of {run.tokenizer!r}, change it there"
-                )
-            merged["vqsvae"] = self._tokenizer(run, where).recipe.vqsvae.model_dump()
+            for section in WITH_TOKENIZER:
+                if section in (run.model_extra or {}):
+                    raise UserError(f"{where} has both tokenizer and {section}: change it in {run.tokenizer!r}")
+                merged[section] = getattr(self._tokenizer(run, where).recipe, section).model_dump()
         try:
             recipe = Recipe.model_validate(merged)
         except ValidationError as error:
             raise UserError(sentence(error, where)) from None
-        if run.tokenizer and recipe.neuron != self.resolve(run.tokenizer).recipe.neuron:
-            raise UserError(f"{where}.neuron is not that of its tokenizer {run.tokenizer!r}: give both the same")
         dataset, steps = self.datasets[run.dataset], recipe.sample.steps
         scale = recipe.vqsvae.scale
         tokens = dataset.shape[1] // scale * (dataset.shape[2] // scale)

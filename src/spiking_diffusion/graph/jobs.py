@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from spiking_diffusion import artifacts, paths
-from spiking_diffusion.config import WITHOUT_INCEPTION, Params, RunSettings
+from spiking_diffusion.config import WITH_TOKENIZER, WITHOUT_INCEPTION, Params, RunSettings
 from spiking_diffusion.errors import UserError, unknown
 from spiking_diffusion.graph import maker, suites
 from spiking_diffusion.graph.stages import FLAGS, READ, STAGES, Item, Stage
@@ -99,8 +99,8 @@ class Job:
         recipe: dict[str, Any] = {}
         if FLAGS[self.spec.over] == "run":
             recipe = self.run.recipe.model_dump(include=set(reads))
-            if self.run.tokenizer and "vqsvae" in reads:
-                recipe["vqsvae"] = {"tokenizer": self.run.tokenizer}
+            if self.run.tokenizer:
+                recipe |= {key: {"tokenizer": self.run.tokenizer} for key in WITH_TOKENIZER if key in recipe}
         return {key: READ[key](self.item) if key in READ else recipe[key] for key in reads}
 
     @property
