@@ -263,8 +263,8 @@ def test_what_snakemake_reruns_dvc_reruns(dvc_stages: dict[str, Any]) -> None:
         assert stale <= watching, f"{dotted}: snakemake would rerun {sorted(stale - watching)}, DVC would not"
         silent += not stale
     assert tried > 150
-    # keys of recipes that no run of that kind uses, and `device`
-    assert silent < tried / 4
+    # keys of recipes that no run of that kind uses, or that its tokenizer has, and `device`
+    assert silent < 0.3 * tried
 
 
 def variants(raw: dict[str, Any]) -> dict[str, str]:
