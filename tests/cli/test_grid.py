@@ -89,7 +89,7 @@ def test_every_variant_resolves_to_the_run_with_the_keys_changed(grid):
 
 def test_the_entry_of_the_run_is_kept(grid):
     text = grid("--run mnist-quick --set vqsvae.train.lr=1e-3,0.002 --seeds 0,1 --suite x")
-    own = "sdid: {train: {epochs: 6, threads: 1}}, sample: {n: 10000, threads: 1}}"
+    own = "sdid: {train: {epochs: 6}}, sample: {n: 10000}}"
     lr = f"vqsvae: {{train: {{epochs: 3, lr: 0.001}}}}, {own}"
     assert text.splitlines()[3:6] == [
         f"  mnist-quick-lr-0001: {{dataset: mnist, recipe: quick, {lr}",
