@@ -18,7 +18,7 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 STORED = Path(__file__).with_name("quick-digests.json")
-RUNS = ("digits", "digits-fsvae")
+RUNS = ("digits", "digits-best", "digits-fsvae")
 # relative tolerance of what is trained, by the end of its name; docs/two-tools.md says where they come from
 TOLERANCES = {"mse": 0.6, "ssim": 0.6, "bits_per_token": 0.3, "perplexity": 0.6}
 OTHER_TRAINED = 0.8
