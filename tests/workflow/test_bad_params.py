@@ -27,7 +27,7 @@ RAW |= {
     "recipes": {"quick": RAW["recipes"]["quick"]},
     "runs": {"digits": RAW["runs"]["digits"]},
     "baselines": {"digits-fsvae": RAW["baselines"]["digits-fsvae"]},
-    "suites": {"quick": RAW["suites"]["quick"]},
+    "suites": {"quick": ["digits-fsvae", "digits"]},
 }
 LR, T, BOOL = "recipes/quick/sdid/train/lr", "recipes/quick/vqsvae/T", "recipes/quick/neuron/detach_reset"
 MARK = "put-it-here"
