@@ -259,7 +259,7 @@ def test_verify_reads_a_damaged_lock_with_a_sentence(recorded: Any, capsys: pyte
 def remove_run(project: Any) -> None:
     """Take the spiking run, and with it the figure of its codebook's use, out of everything."""
     params = yaml.safe_load((project.root / "params.yaml").read_text())
-    del params["runs"]["digits"]
+    del params["runs"]["digits"], params["runs"]["digits-best"]
     for suite, names in list(params["suites"].items()):
         params["suites"][suite] = [name for name in names if name != "digits"]
         if not params["suites"][suite]:
