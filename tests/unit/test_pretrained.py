@@ -132,19 +132,27 @@ def test_weights_are_those_of_the_model_card(folder):
         assert f"`{artifacts.sha256(paths.weights_path(folder, network))}`" in card
 
 
-@pytest.mark.parametrize("folder", [f for f in FOLDERS if f.name.startswith("mnist")], ids=lambda folder: folder.name)
-def test_pretrained_digits_are_those_asked_for(folder):
+def test_pretrained_digits_are_those_asked_for():
     """By their nearest neighbours among scikit-learn's digits, which come from elsewhere and need no download.
 
     Of MNIST's first 1,000 test images 55 % are recognised so, of halves of any two glued together 23 %.
     """
     small, labels = load_digits(return_X_y=True)
     judge = KNeighborsClassifier(5).fit(small / small.max(), labels)
-    model = load_pretrained(folder, CPU)
+    model = load_pretrained(ROOT / "pretrained/mnist-best", CPU)
     asked = torch.arange(10).repeat_interleave(10)
     images = torch.cat([model.sample(10, condition=digit, seed=digit, steps=16) for digit in range(10)])
     seen = judge.predict(cropped(images).flatten(1).numpy())
     assert np.mean(seen == asked.numpy()) > 0.45
+
+
+def test_digits_of_one_global_code_are_alike():
+    """Without labels: pixels of two draws differ less under one code than under two."""
+    model = load_pretrained(ROOT / "pretrained/mnist-best-free", CPU)
+    drawn = torch.stack([model.sample(5, condition=code, seed=code, steps=16).flatten(1) for code in range(0, 256, 16)])
+    within = torch.cdist(drawn, drawn).square().sum() / (len(drawn) * 5 * 4)
+    every = torch.cdist(drawn.flatten(0, 1), drawn.flatten(0, 1)).square().mean()
+    assert within < 0.8 * every
 
 
 def cropped(images):
