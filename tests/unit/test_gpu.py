@@ -3,6 +3,7 @@
 import subprocess
 import sys
 import tarfile
+import time
 from pathlib import Path
 
 import pytest
@@ -69,6 +70,18 @@ def test_a_session_ends_in_time_and_says_so(params, tmp_path):
     session.take("a")
     (row,) = session.rows
     assert row["stage"] == "vqsvae" and row["code"] != 0
+
+
+def test_runs_wait_for_a_tokenizer_and_for_nothing_else_of_another_run(params, tmp_path):
+    """Seen to fail: SDID of the second run waited for that of the first."""
+    make(Job(params, "fetch", "digits"))
+    session = Session(params, ["--device", "cpu"], ["a", "b"], 0.05, tmp_path)
+    for stage, waits in (("vqsvae", True), ("sdid", False)):
+        for job in session.jobs["b"]:  # its own are over
+            session.over[job].set()
+        start = time.monotonic()
+        session._wait(Job(params, stage, "b"))
+        assert (time.monotonic() - start > 0.9) == waits
 
 
 def test_steps_of_every_network(params):

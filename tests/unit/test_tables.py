@@ -194,6 +194,16 @@ def test_runs_of_two_recipes_have_a_column_for_the_recipe_and_for_what_differs_w
     assert "ablation" not in figures_of(PARAMS, "recipes")
 
 
+def test_the_recipe_is_shown_where_there_are_several():
+    """Seen to fail: the CSV file had the column, the table that `make quick` prints did not."""
+    for run in ("digits", "digits-best", "digits-fsvae"):
+        metrics(run, recipe=PARAMS.resolve(run).recipe_name)
+    for suite, there in (("quick", True), ("both", False)):
+        make(Job(PARAMS, "table", suite))
+        head = Path(f"results/tables/{suite}.md").read_text().splitlines()[0]
+        assert ("| recipe |" in head) == there
+
+
 def test_settings_that_only_the_other_model_reads_do_not_make_runs_differ():
     assert [row.runs for row in rows_of(PARAMS, "both")] == [["digits-fsvae"], ["digits"]]
     raw = yaml.safe_load(yaml.safe_dump(RAW))

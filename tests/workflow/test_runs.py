@@ -196,7 +196,7 @@ def test_a_run_takes_the_tokenizer_of_another(finished: Any, by_dvc: Any, tmp_pa
         found = project.results()
         for name in ("vqsvae.safetensors", "vqsvae.history.csv"):
             assert found[f"models/digits-best/{name}"] == found[f"models/digits/{name}"]
-    assert json.loads((ours.root / metrics).read_text())["class_accuracy"] >= 0
+    assert "class_accuracy" in json.loads((ours.root / metrics).read_text())
     assert ours.planned(metrics) == set()
     ours.edit(recipes__quick__vqsvae__k=0.5)
     assert ours.planned(metrics) == {"vqsvae", "tokens", "sdid", "sample", "evaluate"}

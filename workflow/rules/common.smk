@@ -1,5 +1,4 @@
-# Priorities follow the longest chain, vqsvae > tokens > sdid, and the classifier, for which `tune` waits: so that two cores
-# are never both kept from it.
+# Priorities follow the longest chain, vqsvae > tokens > sdid, so that two cores are never both kept from it.
 # Settings and file names, taken from the package so that they stand in one place.
 # Every rule runs in the one environment of requirements.lock, so none names a conda environment or container.
 import os

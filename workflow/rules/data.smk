@@ -31,7 +31,7 @@ rule classifier:
         "logs/classifier/{dataset}.log",
     benchmark:
         "benchmarks/classifier/{dataset}.tsv"
-    priority: 3
+    priority: -1
     threads: params.classifier.threads
     resources:
         gpu=GPU,

@@ -53,6 +53,7 @@ class Session:
         tokenizers_first = sorted(names, key=lambda name: bool(params.resolve(name).tokenizer))
         self.jobs = {name: jobs_of(params, name, made) for name in tokenizers_first}
         self.over = {job: threading.Event() for jobs in self.jobs.values() for job in jobs}
+        self.maker = {path: job for job in self.over for path in job.outputs}
 
     def take(self, name: str) -> None:
         """Take a run through its stages, as far as the time goes."""
@@ -70,10 +71,10 @@ class Session:
             self.over[job].set()
 
     def _wait(self, job: Job) -> None:
-        """Wait for the run whose VQ-SVAE the job takes, if it is one of these."""
-        source = Job(self.params, job.stage, job.run.tokenizer or job.name)
-        if source != job and source in self.over:
-            self.over[source].wait(max(1.0, self.end - time.monotonic()))
+        """Wait for what other runs make of the job's inputs, such as the VQ-SVAE of its tokenizer."""
+        for path in job.inputs:
+            if path in self.maker:
+                self.over[self.maker[path]].wait(max(1.0, self.end - time.monotonic()))
 
     def _make(self, job: Job) -> int:
         command = [sys.executable, "-m", "spiking_diffusion", *job.command, *self.options]

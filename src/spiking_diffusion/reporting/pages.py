@@ -160,6 +160,8 @@ def _settings(params: Params, suite: str) -> tuple[str, str]:
             recipes = [dict(leaves(run.recipe.model_dump(exclude=set(family.unused)))) for run in runs]
             rows = [[key, *(_plain(recipe[key]) for recipe in recipes)] for key in recipes[0]]
             own = [["dataset", *(run.dataset_name for run in runs)], ["recipe", *(run.recipe_name for run in runs)]]
+            if any(run.tokenizer for run in runs):
+                own.append(["tokenizer", *(run.tokenizer or "its own" for run in runs)])
             body += f"<h2>{family.title}</h2>" + _html_table(
                 ["", *(run.name for run in runs)], own + rows, differs=True
             )

@@ -182,6 +182,8 @@ def _for_people(
             return key in measures and (column in known or key == "fid" or f"{base}_paper" in known)
         if column == "seeds":
             return any(cells.get("seeds", 1) > 1 for cells in table)
+        if column == "recipe":
+            return len({cells.get("recipe") for cells in table}) > 1
         return base in (*FIRST, "mse", "ssim", *READ, *LAST) or "." in column
 
     header = [column for column in columns if shown(column)]
