@@ -34,7 +34,7 @@ and runs the test files named there until one test fails. Seconds include waitin
 | error | first test that fails | seconds |
 |---|---|---|"""
 HEAVY = [
-    *("pytest", "torch", "torch.utils.tensorboard", "torch_fidelity", "torchmetrics", "torchvision", "pandas"),
+    *("pytest", "torch", "torch.utils.tensorboard", "torch_fidelity", "torchvision", "pandas"),
     *("scipy.stats", "sklearn.cluster", "sklearn.datasets", "spikingjelly.activation_based.neuron"),
 ]
 """Packages that are imported once for all errors; none of them knows the project."""

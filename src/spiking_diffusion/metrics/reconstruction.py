@@ -5,7 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 from torch.nn import functional as F
-from torchmetrics.functional.image import structural_similarity_index_measure
+
+REACH = 5
+"""How far SSIM's window of 11 x 11 pixels reaches from its middle."""
 
 
 def mse(images: Tensor, other: Tensor) -> Tensor:
@@ -14,28 +16,32 @@ def mse(images: Tensor, other: Tensor) -> Tensor:
 
 
 def ssim_loss(images: Tensor, other: Tensor) -> Tensor:
-    """1 - SSIM of each image (window 11, sigma 1.5, data range 1): (B, C, H, W) in [0, 1] -> (B,) in [0, 2].
+    """1 - SSIM of each image (Wang et al. 2004), borders mirrored: (B, C, H, W) in [0, 1] -> (B,) in [0, 2], float64.
 
     The paper's column is called SSIM and falls as images get better: it holds 1 - SSIM.
     """
-    ssim = structural_similarity_index_measure(
-        other, images, sigma=1.5, kernel_size=11, data_range=1.0, reduction="none"
-    )
-    assert isinstance(ssim, Tensor)
-    return 1 - torch.atleast_1d(ssim)
+    a, b = (F.pad(x.double(), (REACH,) * 4, mode="reflect") for x in (images, other))
+    return 1 - _ssim(a, b)
 
 
 def released_ssim_loss(images: Tensor, other: Tensor) -> Tensor:
     """1 - SSIM of each image as the paper's released code takes it: (B, C, H, W), [0, 1] is black to white -> (B,).
 
-    The constants and the window are those of ``ssim_loss``. Three things differ. 0.5 is subtracted first, so the means
-    have a sign. Beyond the border is 0 (mid-grey). Values outside [0, 1] stay as they are. In float64.
+    0.5 is subtracted first, so the means have a sign. Beyond the border is 0 (mid-grey). Values outside [0, 1] stay as
+    they are.
     """
-    a, b = (x.double() - 0.5 for x in (images, other))
-    line = torch.exp(-(torch.arange(-5, 6, device=a.device, dtype=a.dtype) ** 2) / (2 * 1.5**2))
-    line = line / line.sum()
-    window = torch.outer(line, line).expand(a.shape[1], 1, 11, 11)
-    m, n, aa, bb, ab = (F.conv2d(x, window, padding=5, groups=a.shape[1]) for x in (a, b, a * a, b * b, a * b))
+    a, b = (F.pad(x.double() - 0.5, (REACH,) * 4) for x in (images, other))
+    return 1 - _ssim(a, b)
+
+
+def _ssim(a: Tensor, b: Tensor) -> Tensor:
+    """Mean SSIM over the places where the window fits: a Gaussian of sigma 1.5, for values of range 1."""
+    line = torch.exp(-(torch.arange(-REACH, REACH + 1, device=a.device, dtype=a.dtype) ** 2) / (2 * 1.5**2))
+    line = (line / line.sum()).expand(a.shape[1], 1, -1)
+    m, n, aa, bb, ab = (
+        F.conv2d(F.conv2d(x, line[..., None], groups=a.shape[1]), line[:, :, None], groups=a.shape[1])
+        for x in (a, b, a * a, b * b, a * b)
+    )
     ssim = (2 * m * n + 0.01**2) * (2 * (ab - m * n) + 0.03**2)
     ssim = ssim / ((m**2 + n**2 + 0.01**2) * (aa - m**2 + bb - n**2 + 0.03**2))
-    return 1 - ssim.flatten(1).mean(1)
+    return ssim.flatten(1).mean(1)
