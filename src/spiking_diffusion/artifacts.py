@@ -7,14 +7,14 @@ import hashlib
 import io
 import json
 import os
-import tempfile
+import secrets
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from spiking_diffusion.errors import UserError
+from spiking_diffusion.errors import UserError, refused
 
 SPLITS = ("train", "validation", "test")
 """What images and tokens are stored as."""
@@ -28,42 +28,41 @@ DEEPEST = 8
 def write_atomic(path: Path, write: Callable[[io.BufferedWriter], Any]) -> None:
     """Call ``write`` on a temporary file in the same folder, flush it to disk, and rename it to ``path``.
 
-    Whatever happens, ``path`` holds either its old content or all of the new one. Raises UserError where the
-    file system refuses.
+    Whatever happens, ``path`` holds either its old content or all of the new one. Its mode is what the umask leaves,
+    without a chmod, which some disks refuse. Raises UserError where the file system refuses.
     """
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
         try:
-            with os.fdopen(handle, "wb") as file:
+            with temporary.open("xb") as file:
                 write(file)
                 file.flush()
                 os.fsync(file.fileno())
-            umask = os.umask(0)
-            os.umask(umask)
-            Path(temporary).chmod(0o666 & ~umask)
-            Path(temporary).replace(path)
+            temporary.replace(path)
         except BaseException:
-            Path(temporary).unlink(missing_ok=True)
+            temporary.unlink(missing_ok=True)
             raise
         _sync_folder(path.parent)
     except OSError as error:
-        raise UserError(
-            f"cannot write {path} ({error.strerror or error}): "
-            "free the space or the permission and run the same command again"
-        ) from error
+        raise refused(f"cannot write {path}", error) from error
+
+
+UNABLE = (errno.EINVAL, errno.EOPNOTSUPP, errno.ENOSYS, errno.EBADF, errno.EPERM, errno.EACCES, errno.EISDIR)
+"""What file systems say that cannot bring a folder to disk; the file itself is there."""
 
 
 def _sync_folder(folder: Path) -> None:
-    """Bring a rename to disk; file systems that cannot do it for a folder say EINVAL."""
-    handle = os.open(folder, os.O_RDONLY)
+    """Bring a rename to disk, where the file system can."""
     try:
-        os.fsync(handle)
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
     except OSError as error:
-        if error.errno != errno.EINVAL:
+        if error.errno not in UNABLE:
             raise
-    finally:
-        os.close(handle)
 
 
 def clear_leftovers(path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import errno
 import re
 from collections.abc import Mapping
 from typing import Any
@@ -15,6 +16,25 @@ class UserError(Exception):
 
     The command line prints it after ``error:`` on stderr and exits with 2; no traceback.
     """
+
+
+CURES = {
+    "free some space": (errno.ENOSPC, errno.EDQUOT, errno.EFBIG),
+    "get the permission, or take another folder": (errno.EACCES, errno.EPERM),
+    "the disk is mounted to be read only: take another folder": (errno.EROFS,),
+    "the disk has no file locks: put the project's folder on another": (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP),
+    "raise the limit of open files (`ulimit -n`)": (errno.EMFILE, errno.ENFILE),
+    "give the run or dataset a shorter name, or take a folder nearer to the root": (errno.ENAMETOOLONG,),
+    "something of that name is in the way: move it": (errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENOTEMPTY),
+    "the disk or the network in between fails": (errno.EIO, errno.ESTALE, errno.ENXIO, errno.ETIMEDOUT),
+}
+"""What helps against errors of the system, by their numbers."""
+
+
+def refused(what: str, error: OSError) -> UserError:
+    """The error for ``what``, such as "cannot write FILE", that the system refused with ``error``."""
+    cure = next((text for text, numbers in CURES.items() if error.errno in numbers), "mend that")
+    return UserError(f"{what} ({error.strerror or error}): {cure}; then run the same command again")
 
 
 def unknown(kind: str, name: str, known: Mapping[str, Any]) -> str:

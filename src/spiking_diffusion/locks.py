@@ -18,7 +18,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from spiking_diffusion import artifacts
-from spiking_diffusion.errors import UserError
+from spiking_diffusion.errors import refused
 
 log = logging.getLogger(__name__)
 LOCKS = Path("work/locks")
@@ -42,10 +42,7 @@ def alone(*outputs: Path, what: str = "") -> Iterator[bool]:
             lock.acquire(poll_interval=0.2)
             waited = True
     except OSError as error:
-        raise UserError(
-            f"cannot write {LOCKS} ({error.strerror or error}): "
-            "free the space or the permission and run the same command again"
-        ) from error
+        raise refused(f"cannot lock {LOCKS / name}", error) from error
     try:
         artifacts.clear_leftovers(holder)
         artifacts.write_text(holder, f"process {os.getpid()} on {platform.node()} ({shlex.join(sys.argv)})")

@@ -71,6 +71,43 @@ def test_full_disk_is_a_sentence(tmp_path):
     assert names(tmp_path) == ["file"]
 
 
+@pytest.mark.parametrize(
+    ("number", "cure"),
+    [
+        (errno.ENOSPC, "free some space"),
+        (errno.EDQUOT, "free some space"),
+        (errno.EACCES, "get the permission"),
+        (errno.EROFS, "mounted to be read only"),
+        (errno.ENOLCK, "has no file locks"),
+        (errno.EMFILE, "ulimit -n"),
+        (errno.ENAMETOOLONG, "shorter name"),
+        (errno.EIO, "the disk or the network in between fails"),
+        (errno.ENOANO, "mend that"),
+    ],
+)
+def test_each_error_of_the_system_has_its_own_cure(tmp_path, number, cure):
+    message = refusal(write_atomic, tmp_path / "file", half_then(OSError(number, os.strerror(number))))
+    assert f"({os.strerror(number)}): " in message and cure in message
+
+
+@pytest.mark.parametrize("number", [errno.EINVAL, errno.EOPNOTSUPP, errno.EACCES, errno.EIO])
+def test_a_folder_that_cannot_be_brought_to_disk(tmp_path, monkeypatch, number):
+    """Some file systems cannot do it; the file is there all the same. A disk that fails is another matter."""
+    real = os.fsync
+
+    def fsync(handle):
+        if stat.S_ISDIR(os.fstat(handle).st_mode):
+            raise OSError(number, os.strerror(number))
+        real(handle)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    if number == errno.EIO:
+        refusal(write_bytes, tmp_path / "file", b"new")
+    else:
+        write_bytes(tmp_path / "file", b"new")
+        assert (tmp_path / "file").read_bytes() == b"new" and names(tmp_path) == ["file"]
+
+
 def test_reader_sees_the_old_content_until_the_new_is_whole(tmp_path):
     path = tmp_path / "file"
     write_bytes(path, b"old")

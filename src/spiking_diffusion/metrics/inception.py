@@ -13,7 +13,7 @@ from torch import Tensor
 from spiking_diffusion import artifacts
 from spiking_diffusion.config import PinnedFile, Weights
 from spiking_diffusion.data.sources import obtain
-from spiking_diffusion.errors import UserError
+from spiking_diffusion.errors import UserError, refused
 
 INCEPTION = "SPIKING_DIFFUSION_INCEPTION"
 CACHE = Path("work/downloads/inception.weights")  # a dot: no dataset's name
@@ -57,10 +57,7 @@ def find_weights(network: str, file: Weights) -> Path:
         with FileLock(CACHE / ".lock"):  # of jobs at once, one downloads
             return obtain("inception", file, CACHE).path
     except OSError as error:
-        raise UserError(
-            f"cannot write {CACHE} ({error.strerror or error}): "
-            "free the space or the permission and run the same command again"
-        ) from error
+        raise refused(f"cannot lock {CACHE}", error) from error
     except UserError as error:
         log.warning("%s", error)
         # nothing of `error`, which words a dead network differently each time
