@@ -33,7 +33,7 @@ def score(params: Params, dataset: str, path: Path, protocols: list[str], device
     entry = params.dataset(dataset)
     if path.is_dir():
         try:
-            images = np.stack(list(read_images(entry, path).values()))
+            images = np.stack(list(read_images(entry, path)[0].values()))
         except ValueError as error:
             raise UserError(f"{path} cannot be scored: {error}") from error
     else:

@@ -3,6 +3,7 @@
 import copy
 import gzip
 import hashlib
+import logging
 import os
 import struct
 import time
@@ -180,6 +181,57 @@ def test_mirror_with_other_bytes_is_passed_over(faulty, monkeypatch, mirror):
 def test_mirror_that_is_not_there_is_passed_over(faulty, monkeypatch, mirror):
     monkeypatch.setenv(MIRROR, mirror)
     assert get(remote(faulty.url("/good"))).read_bytes() == GOOD
+
+
+@pytest.mark.parametrize("spelling", ["file://{}", "~/{}"])
+def test_mirror_as_people_spell_it(faulty, monkeypatch, spelling):
+    folder = Path(mirror_folder(faulty, GOOD))
+    folder = folder.rename(folder.with_name("my mirror"))
+    monkeypatch.setenv("HOME", str(folder.parent))
+    named = folder.as_posix().replace(" ", "%20") if spelling.startswith("file") else folder.name
+    monkeypatch.setenv(MIRROR, spelling.format(named))
+    assert get(remote(faulty.url("/good"))).read_bytes() == GOOD
+    assert faulty.asked == []
+
+
+def test_mirror_in_a_home_that_is_not_known_is_passed_over(faulty, monkeypatch):
+    monkeypatch.setenv(MIRROR, "~nobody-of-this-name/mirror")
+    assert get(remote(faulty.url("/good"))).read_bytes() == GOOD
+
+
+@pytest.mark.parametrize("content", [GOOD, BAD])
+def test_secrets_of_a_mirror_are_told_nowhere(faulty, monkeypatch, caplog, capfd, content):
+    """A password, and a signature in the query; the file's own URLs are in params.yaml, and no secret."""
+    caplog.set_level(logging.INFO)
+    faulty.replies["/mirror/some-set/file.gz?sig=s%2Fgnature&v=1"] = (200, {}, content)
+    address = faulty.url("/mirror?sig=s%2Fgnature&v=1").replace("://", "://reader:p%40ssword@")
+    monkeypatch.setenv(MIRROR, address)
+    told = ""
+    try:
+        found = obtain("some-set", remote(faulty.url("/404")), CACHE, timeout=1)
+        told = found.source
+        assert told == faulty.url("/mirror/some-set/file.gz")
+        assert obtain("some-set", remote(), CACHE).source == told, "as remembered beside the file"
+    except UserError as error:
+        assert content == BAD
+        told = str(error)
+        assert faulty.url("/mirror/some-set/file.gz: SHA256 hash") in told
+    assert "/mirror/some-set/file.gz?sig=s%2Fgnature&v=1" in faulty.asked
+    told += caplog.text + "".join(capfd.readouterr()) + "".join(p.read_text() for p in CACHE.glob("*.source"))
+    for secret in ("reader", "p%40ssword", "p@ssword", "gnature", "sig="):
+        assert secret not in told
+
+
+def test_a_mirror_that_refuses_is_told_without_its_signature(faulty, monkeypatch):
+    """requests names the URL in its errors."""
+    faulty.replies["/mirror/some-set/file.gz?sig=signature"] = (403, {}, b"")
+    monkeypatch.setenv(MIRROR, faulty.url("/mirror?sig=signature"))
+    with pytest.raises(UserError, match="403") as error:
+        get(remote())
+    monkeypatch.setenv(MIRROR, "http://reader:password@127.0.0.1:1/x?sig=signature")
+    with pytest.raises(UserError, match="refused") as other:
+        get(remote())
+    assert "signature" not in f"{error.value}{other.value}" and "password" not in str(other.value)
 
 
 def test_what_a_killed_fetch_left_half_written_is_removed(faulty):

@@ -122,6 +122,15 @@ def test_idx_dataset(four):
     np.testing.assert_array_equal(arrays["train"][1], LABELS)
 
 
+def test_idx_files_may_lie_unpacked(four):
+    """As torchvision's ``raw`` folder and Kaggle have them."""
+    packed = read_dataset("idx", (1, 8, 12), four("test_images", gzip.compress(GOOD)))
+    mixed = read_dataset("idx", (1, 8, 12), four("train_images", GOOD) | four("test_labels", idx(LABELS)))
+    for split in ("train", "test"):
+        for one, other in zip(packed[split], mixed[split], strict=True):
+            np.testing.assert_array_equal(one, other)
+
+
 PACKED = gzip.compress(GOOD)
 
 
@@ -132,7 +141,7 @@ PACKED = gzip.compress(GOOD)
         pytest.param(PACKED[:-4], id="gz without its length"),
         pytest.param(PACKED[:-8] + b"\0" * 4 + PACKED[-4:], id="gz with wrong CRC"),
         pytest.param(PACKED[:10] + b"\xff" * 40, id="gz with broken deflate stream"),
-        pytest.param(GOOD, id="not gzipped"),
+        pytest.param(GOOD[:-1], id="not gzipped and cut short"),
         pytest.param(b"", id="empty"),
         pytest.param(b"<html>no such file</html>", id="a web page"),
         pytest.param(gzip.compress(GOOD[:-1]), id="IDX cut short inside"),
@@ -195,6 +204,20 @@ def test_emnist_is_turned_upright_and_labelled_from_0(tmp_path):
     arrays = read_dataset("emnist-zip", (1, 8, 12), emnist(tmp_path / "gzip.zip"))
     for split in ("train", "test"):
         images, labels = arrays[split]
+        np.testing.assert_array_equal(images, UPRIGHT[:, None])
+        np.testing.assert_array_equal(labels, [0, 25])
+
+
+def test_emnist_files_may_lie_unpacked(tmp_path):
+    """In the folder that one has after unpacking the archive, and some of its members."""
+    archive = emnist(tmp_path / "gzip.zip")["archive"]
+    with zipfile.ZipFile(archive) as packed:
+        packed.extractall(tmp_path)
+    one = tmp_path / "gzip/emnist-letters-train-images-idx3-ubyte.gz"
+    one.with_suffix("").write_bytes(gzip.decompress(one.read_bytes()))
+    one.unlink()
+    arrays = read_dataset("emnist-zip", (1, 8, 12), {"archive": tmp_path / "gzip"})
+    for images, labels in arrays.values():
         np.testing.assert_array_equal(images, UPRIGHT[:, None])
         np.testing.assert_array_equal(labels, [0, 25])
 
@@ -262,6 +285,17 @@ def test_cifar_in_order_with_channels_red_green_blue(tmp_path, monkeypatch):
     assert arrays["test"][0].shape == (2, 3, 32, 32)
     assert list(arrays["test"][1]) == [0, 0]
     assert [p.name for p in tmp_path.rglob("*.bin")] == [], "nothing is unpacked to disk"
+
+
+def test_cifar_files_may_lie_unpacked(tmp_path):
+    files = cifar(tmp_path / "c.tar.gz")
+    with tarfile.open(files["archive"]) as packed:
+        packed.extractall(tmp_path, filter="data")
+    expected = read_dataset("cifar-bin", (3, 32, 32), files)
+    found = read_dataset("cifar-bin", (3, 32, 32), {"archive": tmp_path / "cifar-10-batches-bin"})
+    for split in ("train", "test"):
+        for one, other in zip(found[split], expected[split], strict=True):
+            np.testing.assert_array_equal(one, other)
 
 
 def test_cifar_rows_before_columns(tmp_path):

@@ -7,6 +7,7 @@ import pickle
 import stat
 import struct
 import tarfile
+import unicodedata
 import zipfile
 import zlib
 from pathlib import Path
@@ -348,13 +349,15 @@ def test_hidden_files_and_other_files_are_passed_over(caplog):
     put(FOUR)
     put({"cat/.hidden.png": b"x", ".git/a.png": b"x", "__MACOSX/cat/0.png": b"x", "notes.txt": b"x", "cat/b.gif": b"x"})
     assert sum(map(len, get("folder", "photos", test=3).images.values())) == 12
-    assert "photos: 2 files are not named .png, .jpg, .jpeg and were passed over" in caplog.text
+    assert "photos: 2 files are not named .png, .jpg, .jpeg, .jfif, .jpe and were passed over" in caplog.text
+    assert artifacts.read_json(paths.card_path("mine"))["files_passed_over"] == 2
 
 
 def test_colour_in_png_and_jpeg():
     put(
         {
             "a/x.JPG": encoded(Image.new("RGB", (12, 8), (250, 0, 0)), "JPEG"),
+            "a/z.jfif": encoded(Image.new("RGB", (12, 8), (0, 0, 250)), "JPEG"),
             "a/y.jpeg": encoded(Image.new("RGB", (12, 8), (0, 0, 250)), "JPEG"),
         }
     )
@@ -372,6 +375,52 @@ def test_palettes_are_colours():
     put({f"{i}.png": encoded(image) for i in range(9)})
     data = get("folder", "photos", shape=(3, 8, 12), classes=1, test=1)
     assert data.images["test"][0].tolist() == np.asarray(image.convert("RGB")).transpose(2, 0, 1).tolist()
+
+
+def test_a_palette_of_greys_is_grey():
+    """As programs that make files smaller write grey images of few levels, with or without an unused transparency."""
+    grey = picture(0).quantize(64)
+    assert grey.mode == "P" and grey.convert("L").tobytes() == grey.convert("RGB").getchannel("G").tobytes()
+    put({f"{i}.png": encoded(grey, transparency=bytes([255] * 64)) for i in range(4)})
+    put({f"{i + 4}.png": encoded(grey) for i in range(4)})
+    expected = np.asarray(grey.convert("L")).tolist()
+    assert get("folder", "photos", classes=1, test=1).images["test"][0, 0].tolist() == expected
+    colour = get("folder", "photos", shape=(3, 8, 12), classes=1, test=1)
+    assert colour.images["test"][0].tolist() == [expected] * 3, "in a dataset of colours, one without any is none less"
+
+
+@pytest.mark.parametrize(("mode", "channels"), [("LA", 1), ("RGBA", 3)])
+def test_a_transparency_that_no_pixel_uses_is_none(mode, channels):
+    plain = Image.fromarray((COLOUR if channels == 3 else GREY)[0])
+    with_alpha = plain.copy()
+    with_alpha.putalpha(255)
+    assert with_alpha.mode == mode
+    put({f"{i}.png": encoded(with_alpha) for i in range(6)})
+    data = get("folder", "photos", shape=(channels, 8, 12), classes=1, test=1)
+    assert data.images["test"][0].numpy().tobytes() == np.asarray(plain).reshape(8, 12, -1).transpose(2, 0, 1).tobytes()
+
+
+def spelt(form):
+    return [unicodedata.normalize(form, f"{word}/{i}.png") for word in ("café", "thé", "zoo") for i in range(4)]
+
+
+def test_spellings_that_look_the_same_are_one():
+    """A Mac's archive has "é" in two characters. Classes and the order of images are those of the form with one."""
+    assert spelt("NFC") != spelt("NFD")
+    made = set()
+    for i, form in enumerate(("NFC", "NFD")):
+        root = put([f"train/{name}" for name in spelt("NFC")], root=f"photos{i}")
+        put([f"test/{name}" for name in spelt(form)], root=root)
+        made.add(fetch(mine("folder", root), "mine").read_bytes())
+        assert artifacts.read_json(paths.card_path("mine"))["class_names"] == ["café", "thé", "zoo"]
+    assert len(made) == 1
+    put([unicodedata.normalize("NFD", "train/café/0.png")], root=root)
+    assert "two files 'train/café/0.png', whose names look the same" in refusal("folder", root)
+
+
+def test_train_and_test_in_capitals():
+    data = get("folder", put([f"{s}/{name}" for s in ("Train", "TEST") for name in FOUR]))
+    assert {split: len(x) for split, x in data.images.items()} == {"train": 10, "validation": 2, "test": 12}
 
 
 def wide(value):

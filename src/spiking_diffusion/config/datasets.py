@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
+from urllib.parse import urlsplit
 
-from pydantic import Discriminator, Field, StringConstraints, Tag, model_validator
+from pydantic import Discriminator, Field, StringConstraints, Tag, field_validator, model_validator
 
 from spiking_diffusion.config.base import Count, Section, Seed, Sha256
 
@@ -17,6 +18,17 @@ class RemoteFile(Section):
     name: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
     urls: list[Annotated[str, StringConstraints(pattern=r"^https?://")]]
     sha256: Sha256
+
+    @field_validator("urls")
+    @classmethod
+    def _no_password(cls, urls: list[str]) -> list[str]:
+        for url in urls:
+            if "@" in urlsplit(url).netloc:
+                raise ValueError(
+                    f"a URL of {urlsplit(url).hostname} has a user name or password, and this file is no secret: "
+                    "put them into ~/.netrc"
+                )
+        return urls
 
 
 class LocalFile(Section):

@@ -1,4 +1,4 @@
-"""CIFAR-10 out of either of its archives."""
+"""CIFAR-10 out of either of its archives, or of a folder of its files."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from spiking_diffusion.data.archives import tar_members, wanted
+from spiking_diffusion.data.archives import members, wanted
 
 Pair = tuple[np.ndarray, np.ndarray]
 Splits = dict[str, Pair]
@@ -48,7 +48,7 @@ def read_cifar_python(path: Path) -> Splits:
 def _read(path: Path, suffix: str, limit: int, parse: Callable[[bytes], Pair]) -> Splits:
     names_of_batches = {name + suffix for names in BATCHES for name in names}
     found = {}
-    for member in tar_members(path):
+    for member in members(path):
         name = member.name.rpartition("/")[2]
         if name in found:
             raise ValueError(f"it has two members of the name {name!r}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import logging
+import unicodedata
 import warnings
 from collections.abc import Iterable
 from pathlib import Path
@@ -16,8 +17,8 @@ from spiking_diffusion.data.archives import members
 
 log = logging.getLogger(__name__)
 
-SUFFIXES = (".png", ".jpg", ".jpeg")
-CHANNELS = {"1": 1, "L": 1, "P": 3, "RGB": 3}
+SUFFIXES = (".png", ".jpg", ".jpeg", ".jfif", ".jpe")
+CHANNELS = {"1": 1, "L": 1, "RGB": 3}
 """Channels by Pillow's mode; others have transparency, 16 bits or inks."""
 KINDS = {1: "grey (1 channel)", 3: "colour (3 channels)"}
 FILE_LIMIT = 64 * 2**20
@@ -26,25 +27,30 @@ FILE_LIMIT = 64 * 2**20
 Parts = tuple[str, ...]
 
 
-def read_images(dataset: Dataset, path: Path) -> dict[Parts, np.ndarray]:
+def read_images(dataset: Dataset, path: Path) -> tuple[dict[Parts, np.ndarray], int]:
     """Every image in a folder or archive as (C, H, W) uint8, by the parts of its name, in order of names.
 
-    Raises ValueError, naming the file, for an image that is damaged or not of the dataset's kind.
+    Names are in Unicode's composed form, as those of a Mac's archives are not. Beside them: how many files are named
+    otherwise than images, and passed over. Raises ValueError, naming the file, for an image that is damaged or not of
+    the dataset's kind, and for two names that look the same.
     """
-    found, ignored = {}, 0
+    found: dict[Parts, np.ndarray] = {}
+    ignored = 0
     with warnings.catch_warnings():
         warnings.simplefilter("error", Image.DecompressionBombWarning)
         for member in members(path):
-            parts = tuple(member.name.split("/"))
+            parts = tuple(unicodedata.normalize("NFC", member.name).split("/"))
             if parts[0] == "__MACOSX" or any(part.startswith(".") for part in parts):
                 continue
             if not member.name.lower().endswith(SUFFIXES):
                 ignored += 1
                 continue
+            if parts in found:
+                raise ValueError(f"it has two files {'/'.join(parts)!r}, whose names look the same")
             found[parts] = _decode(member.read(FILE_LIMIT), member.name, dataset)
     if ignored:
         log.warning("%s: %d files are not named %s and were passed over", path, ignored, ", ".join(SUFFIXES))
-    return {parts: found[parts] for parts in sorted(found)}
+    return {parts: found[parts] for parts in sorted(found)}, ignored
 
 
 def _decode(raw: bytes, name: str, dataset: Dataset) -> np.ndarray:
@@ -54,16 +60,15 @@ def _decode(raw: bytes, name: str, dataset: Dataset) -> np.ndarray:
             image.verify()  # the checksums of a PNG, which decoding alone skips
         with Image.open(io.BytesIO(raw), formats=("PNG", "JPEG")) as image:
             image.load()
-            mode = "transparent " + image.mode if "transparency" in image.info else image.mode
-            upright = ImageOps.exif_transpose(image)
+            upright, kind = _plain(ImageOps.exif_transpose(image), channels)
     except UnidentifiedImageError as error:
         raise ValueError(f"{name} is damaged or no PNG or JPEG") from error
     except Exception as error:  # each decoder has its own
         raise ValueError(f"{name} is damaged: {error}") from error
-    if mode not in CHANNELS:
-        raise ValueError(f"{name} has pixels of the kind {mode}: save it as 8-bit grey or RGB without transparency")
-    if CHANNELS[mode] != channels:
-        raise ValueError(f"{name} is {KINDS[CHANNELS[mode]]}, shape {dataset.shape} means {KINDS[channels]}")
+    if kind not in CHANNELS:
+        raise ValueError(f"{name} has pixels of the kind {kind}: save it as 8-bit grey or RGB without transparency")
+    if CHANNELS[kind] != channels:
+        raise ValueError(f"{name} is {KINDS[CHANNELS[kind]]}, shape {dataset.shape} means {KINDS[channels]}")
     plain = upright.convert("L" if channels == 1 else "RGB")
     if dataset.resize == "crop":
         plain = ImageOps.fit(plain, (width, height), Image.Resampling.LANCZOS)
@@ -77,6 +82,25 @@ def _decode(raw: bytes, name: str, dataset: Dataset) -> np.ndarray:
     return np.asarray(plain).reshape(height, width, channels).transpose(2, 0, 1)
 
 
+def _plain(image: Image.Image, channels: int) -> tuple[Image.Image, str]:
+    """The image and its kind, without what only its storage has: a palette, or an alpha channel that is opaque.
+
+    A palette of greys is grey where ``channels`` is 1. The kind is L, RGB, or a word for what is neither.
+    """
+    if image.mode not in ("1", "L", "LA", "P", "PA", "RGB", "RGBA"):
+        return image, image.mode
+    full = image.convert("RGBA")
+    if min(full.getchannel("A").tobytes()) < 255:
+        return image, image.mode if image.mode.endswith("A") else f"transparent {image.mode}"
+    if image.mode in ("1", "L", "LA"):
+        return image.convert("L"), "L"
+    colour = full.convert("RGB")
+    red, green, blue = (band.tobytes() for band in colour.split())
+    if channels == 1 and image.mode in ("P", "PA") and red == green == blue:
+        return colour.getchannel("R"), "L"
+    return colour, "RGB"
+
+
 def layout(names: Iterable[Parts], classes: int) -> tuple[dict[str, list[tuple[Parts, int | None]]], tuple[str, ...]]:
     """Sort names of images into ``train`` and ``test``, each with its label, None where there are no class folders.
 
@@ -84,13 +108,13 @@ def layout(names: Iterable[Parts], classes: int) -> tuple[dict[str, list[tuple[P
     the order of their labels. Raises ValueError for any other layout.
     """
     inner = {name: name for name in names}
-    while len(heads := {parts[0] for parts in inner.values()}) == 1 and not heads & {"train", "test"}:
+    while len(heads := {parts[0].lower() for parts in inner.values()}) == 1 and not heads & {"train", "test"}:
         if min(map(len, inner.values())) == 1:
             break
         inner = {name: parts[1:] for name, parts in inner.items()}
     split_of = dict.fromkeys(inner, "train")
     if heads and heads <= {"train", "test"}:
-        split_of = {name: parts[0] for name, parts in inner.items()}
+        split_of = {name: parts[0].lower() for name, parts in inner.items()}
         inner = {name: parts[1:] for name, parts in inner.items()}
         if "train" not in heads:
             raise ValueError("it has a folder test but no folder train")

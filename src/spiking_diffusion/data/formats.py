@@ -14,24 +14,27 @@ import zipfile
 import zlib
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import IO, Any, cast
 
 import numpy as np
 from PIL import Image
 
 from spiking_diffusion.config import Dataset
-from spiking_diffusion.data.archives import LIMIT, Readable, read_at_most, wanted, zip_members
+from spiking_diffusion.data.archives import LIMIT, Readable, members, read_at_most, wanted, zip_members
 from spiking_diffusion.data.cifar import read_cifar_bin, read_cifar_python
 from spiking_diffusion.data.folder import KINDS, layout, read_images
 from spiking_diffusion.errors import UserError
 
 Files = Mapping[str, Path]
+GZIP = b"\x1f\x8b"
+"""What gzipped files begin with."""
 
 
 class Arrays(dict[str, tuple[np.ndarray, Any]]):
-    """What a reader returns, and the names of the classes where the format has them."""
+    """What a reader returns, the names of the classes where the format has them, and how many files are no images."""
 
     class_names: tuple[str, ...] = ()
+    passed_over: int = 0
 
 
 def read_dataset(dataset: Dataset, files: Files) -> Arrays:
@@ -141,13 +144,20 @@ def read_idx(file: Readable, rank: int) -> np.ndarray:
     return np.frombuffer(raw, np.uint8).reshape(sizes)
 
 
+def _unpacked(file: IO[bytes]) -> IO[bytes]:
+    """The file, or what is in it where it is gzipped: sites hand out either."""
+    packed = file.read(2) == GZIP
+    file.seek(0)
+    return cast("IO[bytes]", gzip.open(file)) if packed else file
+
+
 def _idx(dataset: Dataset, files: Files) -> Arrays:
-    """The four gzipped files of MNIST, Fashion-MNIST and KMNIST."""
+    """The four files of MNIST, Fashion-MNIST and KMNIST, gzipped or not."""
 
     def read(role: str, rank: int) -> np.ndarray:
         try:
-            with gzip.open(files[role]) as file:
-                return read_idx(file, rank)
+            with files[role].open("rb") as file:
+                return read_idx(_unpacked(file), rank)
         except (OSError, EOFError, ValueError, zlib.error) as error:
             raise _unreadable(str(files[role]), dataset, error) from error
 
@@ -157,17 +167,17 @@ def _idx(dataset: Dataset, files: Files) -> Arrays:
 
 
 def _emnist_zip(dataset: Dataset, files: Files) -> Arrays:
-    """EMNIST Letters out of NIST's archive: stored transposed, labelled from 1."""
+    """EMNIST Letters out of NIST's archive, or of a folder of its files: stored transposed, labelled from 1."""
     found = {}
-    for member in zip_members(files["archive"]):
-        name = member.name.rpartition("/")[2]
-        if name.startswith("emnist-letters-") and name.endswith("-ubyte.gz"):
-            with member.open() as packed, gzip.open(packed) as file:
-                found[name] = read_idx(file, 3 if "-idx3-" in name else 1)
+    for member in members(files["archive"]):
+        name = member.name.rpartition("/")[2].removesuffix(".gz")
+        if name.startswith("emnist-letters-") and name.endswith("-ubyte"):
+            with member.open() as file:
+                found[name] = read_idx(_unpacked(file), 3 if "-idx3-" in name else 1)
     arrays = Arrays()
     for split in ("train", "test"):
-        images = wanted(found, f"emnist-letters-{split}-images-idx3-ubyte.gz")
-        labels = wanted(found, f"emnist-letters-{split}-labels-idx1-ubyte.gz")
+        images = wanted(found, f"emnist-letters-{split}-images-idx3-ubyte")
+        labels = wanted(found, f"emnist-letters-{split}-labels-idx1-ubyte")
         arrays[split] = images.transpose(0, 2, 1)[:, None], labels.astype(np.int64) - 1
     return arrays
 
@@ -224,12 +234,12 @@ def _whole(name: str, y: np.ndarray) -> np.ndarray:
 
 def _folder(dataset: Dataset, files: Files) -> Arrays:
     """PNG and JPEG images, one folder per class: see ``data/folder.py``."""
-    images = read_images(dataset, files["data"])
+    images, ignored = read_images(dataset, files["data"])
     splits, names = layout(images, dataset.classes)
     if not splits:
         raise ValueError("there is no PNG or JPEG image in it")
     arrays = Arrays()
-    arrays.class_names = names
+    arrays.class_names, arrays.passed_over = names, ignored
     for split, found in splits.items():
         labels = np.array([label for _, label in found]) if names else None
         arrays[split] = np.stack([images[name] for name, _ in found]), labels

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import unquote, urlsplit, urlunsplit
 
 import pooch
 
@@ -18,6 +20,7 @@ MIRROR = "SPIKING_DIFFUSION_MIRROR"
 ROUNDS = 3
 """How often every source is tried, as a network may fail for a moment."""
 log = logging.getLogger(__name__)
+pooch.get_logger().setLevel(logging.WARNING)  # it tells URLs as they are
 
 
 @dataclass(frozen=True)
@@ -33,8 +36,8 @@ class Found:
 def obtain(dataset: str, file: RemoteFile, cache: Path, timeout: float = 30) -> Found:
     """A verified copy of ``file``.
 
-    Tried in order, in several rounds: ``cache``; ``$SPIKING_DIFFUSION_MIRROR/{dataset}/{name}``, where the variable is
-    a folder or a URL prefix; the file's own URLs. Raises UserError listing what was tried when none has the bytes.
+    Tried in order, in several rounds: ``cache``; the file ``{dataset}/{name}`` of ``$SPIKING_DIFFUSION_MIRROR``, a
+    folder or a URL prefix; the file's own URLs. Raises UserError listing what was tried when none has the bytes.
     """
     cached, origin, partial = cache / file.name, cache / f"{file.name}.source", cache / ".partial"
     shutil.rmtree(partial, ignore_errors=True)  # of a download that was killed
@@ -43,12 +46,15 @@ def obtain(dataset: str, file: RemoteFile, cache: Path, timeout: float = 30) -> 
         source = origin.read_text(encoding="utf-8") if origin.is_file() else str(cached)
         return Found(cached, source, file.sha256, verified=True)
     mirror = os.environ.get(MIRROR, "")
-    sources = [f"{mirror.rstrip('/')}/{dataset}/{file.name}"] if mirror else []
+    sources = [_mirrored(mirror, f"{dataset}/{file.name}")] if mirror else []
     failures: list[str] = []
     for source in [*sources, *file.urls] * ROUNDS:
+        remote = source.startswith(("http://", "https://"))
+        secret = remote and source not in file.urls  # those of params.yaml are known to everybody
+        told = without_secrets(source) if secret else source
         try:
-            if source.startswith(("http://", "https://")):
-                log.info("downloading %s", source)
+            if remote:
+                log.info("downloading %s", told)
                 arrived = pooch.retrieve(
                     source,
                     f"sha256:{file.sha256}",
@@ -56,9 +62,9 @@ def obtain(dataset: str, file: RemoteFile, cache: Path, timeout: float = 30) -> 
                     partial,
                     downloader=pooch.HTTPDownloader(timeout=timeout),
                 )
-                artifacts.write_text(origin, source)
+                artifacts.write_text(origin, told)
                 Path(arrived).replace(cached)
-                return Found(cached, source, file.sha256, verified=True)
+                return Found(cached, told, file.sha256, verified=True)
             if not Path(source).is_file():
                 raise FileNotFoundError("no such file")
             found = artifacts.sha256(Path(source))
@@ -66,7 +72,8 @@ def obtain(dataset: str, file: RemoteFile, cache: Path, timeout: float = 30) -> 
                 raise ValueError(f"sha256 is {found}, expected {file.sha256}")
             return Found(Path(source), source, file.sha256, verified=True)
         except Exception as error:  # a dead link has many names; the next source may still do
-            failures.append(f"{source}: {_why(error)}")
+            why = _why(error)
+            failures.append(f"{told}: {without_secrets(why) if secret else why}")
             log.warning("%s", failures[-1])
         finally:
             shutil.rmtree(partial, ignore_errors=True)
@@ -75,6 +82,20 @@ def obtain(dataset: str, file: RemoteFile, cache: Path, timeout: float = 30) -> 
         f"no source of {dataset}/{file.name} gave the expected file ({said}): "
         f"set {MIRROR} to a folder or URL prefix that has {dataset}/{file.name}, or add a URL in params.yaml"
     )
+
+
+def _mirrored(mirror: str, name: str) -> str:
+    """Where a mirror has a file: below a folder, its ``~`` spelt out, or below the path of a URL, before its query."""
+    parts = urlsplit(mirror)
+    if parts.scheme in ("http", "https"):
+        return urlunsplit(parts._replace(path=f"{parts.path.rstrip('/')}/{name}"))
+    folder = unquote(parts.path) if parts.scheme == "file" else mirror
+    return os.path.join(os.path.expanduser(folder), name)  # noqa: PTH111, PTH118 (Path's fails where there is no home)
+
+
+def without_secrets(text: str) -> str:
+    """A URL, or words with URLs in them, without user names, passwords and queries, which sign a URL."""
+    return re.sub(r"(?<=://)[^\s/@]*@|\?[^\s'\")]*", "", text)
 
 
 def _why(error: Exception) -> str:

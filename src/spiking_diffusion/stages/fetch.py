@@ -18,12 +18,15 @@ from spiking_diffusion.graph.jobs import Job
 from spiking_diffusion.paths import DOWNLOADS
 from spiking_diffusion.pictures import write_png
 
+FOLDERS = ("folder", "emnist-zip", "cifar-bin", "cifar-python")
+"""Formats whose files may lie unpacked in a folder."""
+
 
 def run(job: Job) -> dict[str, Any]:
     """Obtain, verify, split and store one dataset, with its card and its contact sheet."""
     name, dataset = job.name, job.params.dataset(job.name)
     found = {
-        role: locate(name, role, file, dataset.format == "folder")
+        role: locate(name, role, file, dataset.format in FOLDERS)
         if isinstance(file, LocalFile)
         else obtain(name, file, DOWNLOADS / name)
         for role, file in dataset.files.items()
@@ -56,7 +59,7 @@ def _split(name: str, dataset: Dataset, arrays: Arrays) -> Arrays:
         )
     order = np.random.default_rng(dataset.split.seed).permutation(len(images))
     splits = Arrays(arrays)
-    splits.class_names = arrays.class_names
+    splits.class_names, splits.passed_over = arrays.class_names, arrays.passed_over
     for split, size in sizes.items():
         chosen, order = np.sort(order[:size]), order[size:]
         splits[split] = images[chosen], labels[chosen]
