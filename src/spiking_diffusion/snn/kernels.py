@@ -1,12 +1,13 @@
 """Building and calling the CPU kernels of ``kernels.cpp``.
 
 They are compiled once a machine, in a second, and kept in the user's cache directory under a name made of the
-source, the compiler and the processor. Where there is no C++ compiler, PyTorch and SpikingJelly do the same work
-more slowly.
+source, the compiler and the processor; where that cannot be, in a folder for this user among the temporary files. Where
+there is no C++ compiler, PyTorch and SpikingJelly do the same work more slowly.
 """
 
 from __future__ import annotations
 
+import atexit
 import ctypes
 import functools
 import hashlib
@@ -14,6 +15,8 @@ import logging
 import os
 import platform
 import shlex
+import shutil
+import stat
 import subprocess
 import tempfile
 from pathlib import Path
@@ -48,35 +51,54 @@ def usable(x: Tensor) -> bool:
 def library() -> ctypes.CDLL | None:
     """The compiled kernels, or None, with a warning, where they cannot be compiled."""
     try:
-        return ctypes.CDLL(str(_build()))
-    except (OSError, subprocess.SubprocessError) as error:
+        return _build()
+    except (OSError, RuntimeError, subprocess.SubprocessError) as error:
         reason = getattr(error, "stderr", None) or error
         log.warning("no CPU kernels, training and sampling will be slower: %s", " ".join(str(reason).split())[:300])
         return None
 
 
-def _build() -> Path:
+def _build() -> ctypes.CDLL:
     compiler = shlex.split(os.environ.get("CXX", "c++"))
     version = subprocess.run([*compiler, "--version"], check=True, capture_output=True, text=True).stdout
     key = "\n".join([SOURCE.read_text(), *compiler, *FLAGS, version, _processor()])
     name = f"kernels-{hashlib.sha256(key.encode()).hexdigest()[:16]}.so"
-    try:
-        return _compile(compiler, _cache() / name)
-    except OSError:  # a home that cannot be written to
-        return _compile(compiler, Path(tempfile.mkdtemp(prefix="spiking-diffusion-")) / name)
+    for folder in (_cache, _of_user):
+        try:
+            return _compile(compiler, folder() / name)
+        except (OSError, RuntimeError) as error:  # no home, or one in which nothing can be written, or nothing run
+            log.debug("no kernels there: %s", error)
+    private = Path(tempfile.mkdtemp(prefix="spiking-diffusion-"))
+    atexit.register(shutil.rmtree, private, ignore_errors=True)
+    return _compile(compiler, private / name)
 
 
-def _compile(compiler: list[str], out: Path) -> Path:
+def _compile(compiler: list[str], out: Path) -> ctypes.CDLL:
     if not out.exists():
         out.parent.mkdir(parents=True, exist_ok=True)
         part = out.with_suffix(f".{os.getpid()}")
-        subprocess.run([*compiler, *FLAGS, str(SOURCE), "-o", str(part)], check=True, capture_output=True, text=True)
-        part.replace(out)
-    return out
+        try:
+            command = [*compiler, *FLAGS, str(SOURCE), "-o", str(part)]
+            subprocess.run(command, check=True, capture_output=True, text=True)
+            part.replace(out)
+        finally:
+            part.unlink(missing_ok=True)
+    return ctypes.CDLL(str(out))
 
 
 def _cache() -> Path:
+    """Raises RuntimeError where the user has no home."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache", "spiking-diffusion")
+
+
+def _of_user() -> Path:
+    """A folder among the temporary files that is this user's alone: nobody else can put a library there."""
+    folder = Path(tempfile.gettempdir(), f"spiking-diffusion-{os.getuid()}")
+    folder.mkdir(mode=0o700, exist_ok=True)
+    found = folder.lstat()
+    if found.st_uid != os.getuid() or not stat.S_ISDIR(found.st_mode) or found.st_mode & 0o022:
+        raise PermissionError(f"{folder} is somebody else's, or others can write there")
+    return folder
 
 
 def _processor() -> str:
