@@ -17,9 +17,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from spiking_diffusion import __version__, locks, paths
+from spiking_diffusion import __version__, environment, locks, paths
 from spiking_diffusion.config import FAMILIES, Params, load_params
-from spiking_diffusion.errors import UserError, unknown
+from spiking_diffusion.errors import UserError, refused, unknown
 from spiking_diffusion.graph.dvc import dvc_yaml
 from spiking_diffusion.graph.grid import grid_text
 from spiking_diffusion.graph.jobs import job_of
@@ -176,6 +176,7 @@ def main(argv: list[str] | None = None) -> int:
     """Run a command; the exit code is 0, 1 where ``verify`` or ``prune`` found something, or 2 after one sentence
     on stderr about what the user can mend."""
     gc.set_threshold(100_000)  # torch brings half a million objects that stay: by default, 1000 searches for garbage
+    environment.settle()
     before = threading.excepthook
     threading.excepthook = lambda _: None  # an error of TensorBoard's thread comes out of the next call as well
     try:
@@ -191,7 +192,8 @@ def main(argv: list[str] | None = None) -> int:
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except OSError as error:
-        print(f"error: cannot go on ({error}): mend that and run the same command again", file=sys.stderr)
+        what = f"cannot go on with {error.filename}" if error.filename else "cannot go on"
+        print(f"error: {refused(what, error)}", file=sys.stderr)
         return 2
     finally:
         threading.excepthook = before

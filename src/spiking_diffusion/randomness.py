@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import ctypes
 import hashlib
 import os
 
 import torch
+from threadpoolctl import threadpool_info, threadpool_limits
+
+from spiking_diffusion.errors import UserError
 
 
 def generator(device: torch.device | str, seed: int, *purpose: str | int) -> torch.Generator:
@@ -22,10 +26,14 @@ def seed_initialisation(seed: int, *purpose: str | int) -> None:
 def make_deterministic(threads: int) -> None:
     """Fix the number of CPU threads and ask for deterministic kernels.
 
-    Bits of a parallel sum depend on the number of threads, so a setting names it and no scheduler changes it.
+    Bits of a parallel sum depend on the number of threads, so a setting names it and no scheduler changes it: neither
+    PyTorch's nor that of NumPy's linear algebra. Raises UserError where the system grants fewer.
     """
-    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    os.environ["CUBLAS_WORKSPACE_CONFIG"] = ":4096:8"
+    os.environ["OPENBLAS_NUM_THREADS"] = str(threads)  # for libraries that are loaded later
+    threadpool_limits(threads, "blas")
     torch.set_num_threads(threads)
+    _check_granted(threads)
     # not use_deterministic_algorithms: it imports the compiler, seconds of each job that neither trains nor evaluates
     torch.set_deterministic_debug_mode("warn" if torch.cuda.is_available() else "error")
     # every `empty` is filled here: a pass over memory saved
@@ -33,3 +41,17 @@ def make_deterministic(threads: int) -> None:
     torch.backends.cudnn.benchmark = False
     # float32 means float32 on a GPU too: cuDNN's convolutions would otherwise round their inputs to TF32
     torch.backends.cudnn.conv.fp32_precision = "ieee"  # type: ignore[attr-defined]
+
+
+def _check_granted(threads: int) -> None:
+    """PyTorch divides its work among as many threads as were asked for; with fewer, its convolutions never end."""
+    for pool in threadpool_info():
+        if pool["user_api"] == "openmp":
+            library = ctypes.CDLL(pool["filepath"])
+            library.omp_set_dynamic(0)
+            granted = library.omp_get_thread_limit()
+            if granted < threads:
+                raise UserError(
+                    f"the settings ask for {threads} threads, and OMP_THREAD_LIMIT grants {granted}: "
+                    "unset it, or set `threads` to as many in params.yaml"
+                )

@@ -50,6 +50,25 @@ def test_facts_name_the_lock_and_the_commit(params):
     assert facts()["Commit"] == f"{git('rev-parse', 'HEAD')} and changes that are not committed"
 
 
+@pytest.mark.parametrize(
+    ("variables", "said"),
+    [
+        ({"GIT_TEST_ASSUME_DIFFERENT_OWNER": "1"}, "unknown, git says: fatal: detected dubious ownership"),
+        ({"PATH": "/nowhere"}, "unknown, git cannot be run: No such file or directory"),
+        ({}, "unknown, git says: fatal: ambiguous argument 'HEAD'"),
+    ],
+    ids=["another owner", "no git", "no commit"],
+)
+def test_a_commit_that_git_does_not_tell(tmp_path, monkeypatch, variables, said):
+    """Seen to be called "not in a git repository"."""
+    monkeypatch.chdir(tmp_path)
+    subprocess.run(["git", "init", "-q"], check=True)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("LC_ALL", "de_DE.UTF-8")
+    assert facts()["Commit"].startswith(said)
+
+
 def test_a_page_tells_of_the_maker_and_not_of_the_reporter(params):
     """Seen to fail when the page told of the folder at the time of the report."""
     git("init", "-q")

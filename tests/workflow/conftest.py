@@ -65,10 +65,11 @@ class Project:
         twin.root = root
         return twin
 
-    def versioned(self) -> None:
-        """Put the folder under git and DVC, nothing recorded yet."""
+    def versioned(self, git: bool = True) -> None:
+        """Put the folder under git and DVC, or DVC alone; nothing recorded yet."""
         shutil.copytree(ROOT / ".dvc", self.root / ".dvc", ignore=shutil.ignore_patterns("cache", "tmp"))
-        self.run("git", "init", "-q")
+        if git:
+            self.run("git", "init", "-q")
 
     def run(self, *command: str, ok: bool = True) -> subprocess.CompletedProcess[str]:
         """Run a tool of the environment, here; its package sources are this folder's."""
@@ -147,7 +148,27 @@ def tiny_project(project: Project) -> Project:
 
 
 # The two whole runs of the suite `quick` differ in all that must make no difference: the tool, the folder's name, the
-# number of cores, hash seed, time zone, language, umask, and whether there is a network. Tests that change them copy.
+# number of cores, hash seed, time zone, language, umask, whether there is a network, and the variables below. Tests
+# that change them copy.
+
+STRAY = {
+    "MPLBACKEND": "module://matplotlib_inline.backend_inline",
+    "ONEDNN_DEFAULT_FPMATH_MODE": "BF16",
+    "DNNL_DEFAULT_FPMATH_MODE": "BF16",
+    "NVIDIA_TF32_OVERRIDE": "1",
+    "TORCH_ALLOW_TF32_CUBLAS_OVERRIDE": "1",
+    "CUBLAS_WORKSPACE_CONFIG": ":0:0",
+    "OMP_DYNAMIC": "TRUE",
+    "SOURCE_DATE_EPOCH": "1000000000",
+    "GIT_DIR": "/nowhere",
+    "GIT_WORK_TREE": "/nowhere",
+    "GIT_INDEX_FILE": "/nowhere",
+    "OPENBLAS_NUM_THREADS": "3",
+    "OMP_NUM_THREADS": "3",
+    "MKL_NUM_THREADS": "3",
+}
+"""Variables of a notebook, a cluster or a hook, which must not count."""
+STYLE_OF_ONES_OWN = "axes.facecolor: red\nfont.size: 20\nsavefig.dpi: 30\nsavefig.transparent: True\n"
 
 
 @pytest.fixture(scope="session")
@@ -155,7 +176,10 @@ def finished(tmp_path_factory: pytest.TempPathFactory, offline: list[str]) -> Pr
     """A tiny project on which Snakemake has made the suite ``quick``, on many cores, without a network if possible."""
 
     def make(project: Project) -> None:
+        style = project.root.parent / "matplotlibrc"
+        style.write_text(STYLE_OF_ONES_OWN)
         project.environment = {"PYTHONHASHSEED": "1", "TZ": "Pacific/Kiritimati", "LC_ALL": "C", "LANG": "C"}
+        project.environment |= STRAY | {"MATPLOTLIBRC": str(style)}
         project.umask = 0o077
         project.run(*offline, "snakemake", "--cores", "8", "--quiet", "all", "--", "quick")
 

@@ -107,6 +107,35 @@ def test_own_data_that_is_not_there_is_named(tiny_project: Any, kind: str) -> No
     assert done.returncode and "nowhere.here" in done.stderr and "Traceback" not in done.stderr
 
 
+def test_dvc_says_what_is_wrong_with_ones_data(tiny_project: Any) -> None:
+    """Seen to say "exited with 1" alone; what Snakemake says of itself would hide the sentence."""
+    add(tiny_project, "folder", "photos")
+    for animal in ("cat", "dog", "emu"):
+        (tiny_project.root / "photos" / animal).mkdir(parents=True)
+        Image.new("L", (20, 12)).save(tiny_project.root / "photos" / animal / "0.png")
+    tiny_project.versioned()
+    done = tiny_project.run("dvc", "repro", "fetch-mine", ok=False)
+    said = done.stdout + done.stderr
+    assert done.returncode and "Traceback" not in said
+    assert "error: photos cannot be read as folder (cat/0.png is grey (1 channel), shape [3, 12, 20] means" in said
+    assert len(said.splitlines()) < 30, said
+
+
+@pytest.mark.parametrize("scm", [True, False])
+def test_dvc_in_a_zip_download(tiny_project: Any, scm: bool) -> None:
+    """There is no .git in it. The README says what DVC needs then."""
+    tiny_project.versioned(git=False)
+    readme = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
+    command = "dvc config core.no_scm true"
+    assert command in readme
+    tiny_project.environment = {"GIT_CEILING_DIRECTORIES": str(tiny_project.root.parent)}
+    if not scm:
+        tiny_project.run(*command.split())
+    done = tiny_project.run("dvc", "repro", "fetch@digits", ok=False)
+    assert (done.returncode == 0) == (not scm)
+    assert scm or (tiny_project.root / "results/data/digits.npz").is_file()
+
+
 def test_folder_with_a_broken_link_gets_the_sentence(tiny_project: Any) -> None:
     (tiny_project.root / "photos/cat").mkdir(parents=True)
     (tiny_project.root / "photos/cat/x.png").symlink_to("nowhere.png")

@@ -15,6 +15,7 @@ import pytest
 import yaml
 
 from spiking_diffusion.config import load_params
+from spiking_diffusion.environment import DROPPED
 from spiking_diffusion.graph.jobs import jobs
 from spiking_diffusion.graph.suites import figures_of
 
@@ -184,6 +185,11 @@ def test_dvc_makes_the_same_bytes(finished: Any, by_dvc: Any) -> None:
     ours, theirs = by_dvc.results(), finished.results()
     assert ours.keys() == theirs.keys()
     assert [name for name in ours if ours[name] != theirs[name]] == []
+
+
+def test_variables_that_must_not_count_were_set(finished: Any) -> None:
+    """For the one of the two runs; the list is complete."""
+    assert set(DROPPED) <= finished.environment.keys()
 
 
 def test_a_run_takes_the_tokenizer_of_another(finished: Any, by_dvc: Any, tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ Kept below ``work/``, for no two machines agree on it, and on ``results/`` they 
 
 from __future__ import annotations
 
+import os
 import platform
 import subprocess
 from datetime import UTC, datetime
@@ -14,8 +15,9 @@ from pathlib import Path
 from spiking_diffusion import artifacts
 from spiking_diffusion.errors import UserError
 
-LIBRARIES = ("torch", "spikingjelly", "torch-fidelity", "torchmetrics", "numpy", "snakemake", "dvc")
+LIBRARIES = ("torch", "spikingjelly", "torch-fidelity", "numpy", "snakemake", "dvc")
 MADE = "Made"
+NO_REPOSITORY = "not in a git repository"
 
 
 def facts() -> dict[str, str]:
@@ -69,8 +71,11 @@ def _commit() -> str:
     try:
         head = _output("git", "rev-parse", "HEAD")
         changed = _output("git", "status", "--porcelain", "--untracked-files=no")
-    except (OSError, subprocess.SubprocessError):
-        return "not in a git repository"
+    except OSError as error:
+        return f"unknown, git cannot be run: {error.strerror}"
+    except subprocess.CalledProcessError as error:
+        said = error.stderr.strip() or f"exit code {error.returncode}"
+        return NO_REPOSITORY if "not a git repository" in said else f"unknown, git says: {said.splitlines()[0]}"
     return f"{head}{' and changes that are not committed' if changed else ''}"
 
 
@@ -91,4 +96,5 @@ def _gpu() -> str:
 
 
 def _output(*command: str) -> str:
-    return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
+    plain = os.environ | {"LC_ALL": "C"}  # in English
+    return subprocess.run(command, check=True, capture_output=True, text=True, env=plain).stdout.strip()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from importlib import import_module
 
+import matplotlib as mpl
 import matplotlib.pyplot as plt
 
 from spiking_diffusion.graph.jobs import Job
@@ -18,7 +19,9 @@ def run(job: Job) -> None:
     """
     module, kind = import_module(f"spiking_diffusion.{job.spec.draws}"), job.spec.options["kind"]
     of_suite = groups(job.params, job.name)
-    with plt.rc_context(STYLE):
+    with plt.rc_context():
+        mpl.rcdefaults()  # whatever style the user has
+        plt.rcParams.update(STYLE)
         figure = getattr(module, kind)(of_suite)
         for path in job.outputs:
             if path.suffix == ".gif":
