@@ -20,7 +20,7 @@ setup: .venv/ready
 	touch $@
 
 quick: setup
-	snakemake --cores 2 --quiet rules -- quick
+	snakemake --cores 2 --quiet host reason -- quick
 	spiking-diffusion report --suite quick
 	@cat results/tables/quick.md
 

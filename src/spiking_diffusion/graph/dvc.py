@@ -105,7 +105,7 @@ def _text(
     return {
         "desc": does,
         # DVC decides what is stale: Snakemake may make this file, and takes its inputs as they are
-        "cmd": f"snakemake {target} --cores 1 --allowed-rules {rules} --quiet all",
+        "cmd": f"snakemake {target} --cores 1 --allowed-rules {rules} --quiet progress host reason",
         "deps": [*map(str, inputs), *(f"src/{PACKAGE.name}/{source}" for source in sources(code))],
         "params": watched,
     }
