@@ -19,6 +19,11 @@ report: "workflow/report/workflow.rst"
 
 
 onstart:
+    try:
+        locks.check_notes()
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
     # Snakemake's own lock outlives a killed holder and ends with whichever instance ends first: the profile disables it
     locks.one_snakemake()
 

@@ -12,13 +12,13 @@ import platform
 import shlex
 import sys
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 
 from filelock import FileLock, Timeout
 
 from spiking_diffusion import artifacts
-from spiking_diffusion.errors import refused
+from spiking_diffusion.errors import UserError, refused
 
 log = logging.getLogger(__name__)
 LOCKS = Path("work/locks")
@@ -63,6 +63,25 @@ def one_snakemake() -> None:
     if lock.__enter__():
         os.execv(sys.executable, sys.orig_argv)
     atexit.register(lock.__exit__, None, None, None)
+
+
+def check_notes(folder: Path = Path(".snakemake")) -> None:
+    """Raises UserError where Snakemake could not write down what it made, for want of a chmod, after hours of work."""
+    probe = folder / f".probe-{os.getpid()}"
+    try:
+        folder.mkdir(exist_ok=True)
+        probe.touch()
+        probe.chmod(0o644)
+    except PermissionError as error:
+        raise UserError(
+            f"Snakemake cannot keep its notes in {folder} ({error.strerror}): make it a link to a folder on a disk "
+            "that allows chmod, `ln -s FOLDER .snakemake`"
+        ) from error
+    except OSError as error:
+        raise refused(f"cannot write {folder}", error) from error
+    finally:
+        with suppress(OSError):
+            probe.unlink()
 
 
 def wait_for_snakemake() -> None:

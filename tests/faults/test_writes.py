@@ -4,8 +4,14 @@ import contextlib
 import os
 import shutil
 import subprocess
+import sys
+from pathlib import Path
 
 import pytest
+
+from spiking_diffusion.snn import kernels
+
+ROOT = Path(__file__).parents[2]
 
 WRITERS = ["fetch", "classifier", "vqsvae", "tokens", "evaluate", "table", "samples_figure"]
 
@@ -100,4 +106,104 @@ def test_out_of_file_handles(project, stage):
         assert project.results() == before
         refused += 1
     assert status == 0 and refused
+    project.assert_as_undisturbed()
+
+
+def by_command(project, *command, before=(), **environment):
+    """Exit code and output of a command in the project's folder; ``before`` starts it."""
+    done = subprocess.run(
+        [*before, str(Path(sys.executable).with_name(command[0])), *command[1:]],
+        cwd=project.root,
+        env=os.environ | {"PYTHONPATH": str(ROOT / "src")} | environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    return done.returncode, done.stdout
+
+
+def as_any_user():
+    """What starts a command without the right of root to ignore permissions. Root's own files are still its own."""
+    if os.geteuid() == 0:
+        rights = "-dac_override,-dac_read_search"
+        start = ["setpriv", f"--bounding-set={rights}", f"--inh-caps={rights}"]
+        if not shutil.which("setpriv") or subprocess.run([*start, "true"]).returncode:
+            pytest.skip("root may write everywhere, and there is no setpriv that drops this right")
+        return start
+    return []
+
+
+@pytest.mark.parametrize("stage", ["table", "vqsvae"])
+def test_no_permission(project, stage):
+    """Seen to advise to free the space."""
+    project.undo(stage)
+    folder = (project.root / "results" / project.made_by(stage)[0]).parent
+    mode = folder.stat().st_mode
+    folder.chmod(0o555)
+    command = {"table": "table --suite quick", "vqsvae": "train vqsvae --run digits"}[stage].split()
+    try:
+        status, said = by_command(project, "spiking-diffusion", *command, before=as_any_user())
+    finally:
+        folder.chmod(mode)
+    assert_sentence(status, said, "cannot write results/", "(Permission denied): get the permission")
+    status, said = project.command(stage)
+    assert status == 0, said
+    project.assert_as_undisturbed()
+
+
+NO_CHMOD = """
+#define _GNU_SOURCE
+#include <dlfcn.h>
+#include <errno.h>
+#include <limits.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+static int refuses(const char *path) {
+    char real[PATH_MAX];
+    return realpath(path, real) && !strncmp(real, getenv("NO_CHMOD"), strlen(getenv("NO_CHMOD"))) ? (errno = EPERM) : 0;
+}
+int chmod(const char *path, mode_t mode) {
+    return refuses(path) ? -1 : ((int (*)(const char *, mode_t))dlsym(RTLD_NEXT, "chmod"))(path, mode);
+}
+int fchmodat(int folder, const char *path, mode_t mode, int flags) {
+    int (*real)(int, const char *, mode_t, int) = dlsym(RTLD_NEXT, "fchmodat");
+    return refuses(path) ? -1 : real(folder, path, mode, flags);
+}
+int fchmod(int file, mode_t mode) {
+    char path[64];
+    snprintf(path, sizeof path, "/proc/self/fd/%d", file);
+    return refuses(path) ? -1 : ((int (*)(int, mode_t))dlsym(RTLD_NEXT, "fchmod"))(file, mode);
+}
+"""
+"""A library that makes the system refuse to change the mode of what is below the folder NO_CHMOD."""
+
+
+@pytest.mark.skipif(kernels.library() is None, reason="no compiler")
+def test_a_disk_that_refuses_chmod(project, tmp_path):
+    """CIFS, exFAT, S3. Our files are written; Snakemake, which needs it, is stopped before anything runs."""
+    source, library = tmp_path / "no_chmod.c", tmp_path / "no_chmod.so"
+    source.write_text(NO_CHMOD)
+    subprocess.run(["cc", "-shared", "-fPIC", str(source), "-o", str(library), "-ldl"], check=True)
+    refusing = {"LD_PRELOAD": str(library), "NO_CHMOD": str(project.root)}
+    change = "import os; open('probe', 'w').close(); os.chmod('probe', 0o600)"
+    assert "PermissionError" in by_command(project, "python", "-c", change, **refusing)[1]
+    (project.root / "probe").unlink()
+    for stage, command in (("fetch", "fetch --dataset digits"), ("table", "table --suite quick")):
+        project.undo(stage)
+        status, said = by_command(project, "spiking-diffusion", *command.split(), **refusing)
+        assert status == 0, said
+    for name in ("Snakefile", "workflow", "profiles", "src"):
+        (project.root / name).symlink_to(ROOT / name)
+    assert by_command(project, "spiking-diffusion", "sync")[0] == 0
+    project.undo("table")
+    snakemake = ("snakemake", "--cores", "1", "--", "results/tables/quick.csv")
+    status, said = by_command(project, *snakemake, **refusing)
+    lines = [line for line in said.splitlines() if line.startswith("error: ")]
+    assert status == 2 and len(lines) == 1 and "`ln -s FOLDER .snakemake`" in lines[0]
+    shutil.move(project.root / ".snakemake", tmp_path / "notes")
+    (project.root / ".snakemake").symlink_to(tmp_path / "notes")
+    status, said = by_command(project, *snakemake, **refusing)
+    assert status == 0, said
     project.assert_as_undisturbed()
