@@ -128,12 +128,13 @@ def content_hash(path: Path) -> str:
 def files_of(path: Path) -> list[Path]:
     """All files in a folder, in order, or just ``path`` where it is a file.
 
-    Raises ValueError for broken links, for links that lead in a circle, and for devices.
+    Raises ValueError for broken links, for links that lead in a circle, and for devices, and OSError for a folder that
+    cannot be read.
     """
     if not path.is_dir():
         return [path]
     found: list[Path] = []
-    for parent, _, files in os.walk(path, followlinks=True):
+    for parent, _, files in os.walk(path, onerror=_raise, followlinks=True):
         if len(Path(parent).relative_to(path).parts) > DEEPEST:
             raise ValueError(f"{parent} is nested too deep, or a link in it leads back up")
         for name in files:
@@ -141,6 +142,18 @@ def files_of(path: Path) -> list[Path]:
                 raise ValueError(f"{Path(parent, name)} is a broken link or a device")
             found.append(Path(parent, name))
     return sorted(found)
+
+
+def _raise(error: OSError) -> None:
+    raise error
+
+
+def listed(folder: Path, pattern: str) -> list[Path]:
+    """The files of a folder whose names fit; none where it is not there.
+
+    Unlike ``Path.glob`` it raises PermissionError where the folder cannot be read, and does not say that it is empty.
+    """
+    return sorted(path for path in folder.iterdir() if path.match(pattern)) if folder.is_dir() else []
 
 
 def require(path: Path) -> Path:

@@ -17,6 +17,9 @@ import pytest
 from spiking_diffusion import artifacts
 from spiking_diffusion.artifacts import (
     canonical_json,
+    content_hash,
+    files_of,
+    listed,
     read_array,
     read_json,
     read_npz,
@@ -106,6 +109,24 @@ def test_a_folder_that_cannot_be_brought_to_disk(tmp_path, monkeypatch, number):
     else:
         write_bytes(tmp_path / "file", b"new")
         assert (tmp_path / "file").read_bytes() == b"new" and names(tmp_path) == ["file"]
+
+
+@pytest.mark.parametrize("look", [files_of, content_hash, lambda folder: listed(folder, "*")])
+def test_a_folder_that_cannot_be_read_is_not_taken_for_empty(tmp_path, monkeypatch, look):
+    """Seen: a class of images that nobody may read was left out, and a training with such a folder began anew."""
+    write_bytes(tmp_path / "cat" / "0.png", b"x")
+
+    def refuse(path="."):
+        if Path(path).name == closed:
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return real(path)
+
+    real, closed = os.scandir, "cat" if look in (files_of, content_hash) else tmp_path.name
+    monkeypatch.setattr(os, "scandir", refuse)
+    monkeypatch.setattr(os, "listdir", lambda path=".": [entry.name for entry in os.scandir(path)])
+    with pytest.raises((PermissionError, UserError), match="Permission denied"):
+        look(tmp_path)
+    assert listed(tmp_path / "nowhere", "*") == []
 
 
 def test_reader_sees_the_old_content_until_the_new_is_whole(tmp_path):

@@ -72,7 +72,7 @@ def own_files(wildcards):
     own = params.dataset(wildcards.dataset).paths
     try:
         return [str(file) for path in own for file in files_of(path)]
-    except ValueError:  # the job itself says it better
+    except (OSError, ValueError):  # the job itself says it better
         return []
 
 

@@ -92,7 +92,7 @@ def _dvc_cache() -> Iterator[str]:
     if not Path(".dvc").is_dir():
         return
     folder = Path(Config(".dvc").get("cache", {}).get("dir") or ".dvc/cache", "files", "md5")
-    for path in sorted(folder.glob("[0-9a-f][0-9a-f]/*")):
+    for path in (file for part in artifacts.listed(folder, "[0-9a-f][0-9a-f]") for file in artifacts.listed(part, "*")):
         name = path.parent.name + path.name.removesuffix(".dir")
         if re.fullmatch("[0-9a-f]{32}", name):
             found = md5(path)

@@ -54,7 +54,7 @@ class Checkpoints:
 
     def _paths(self) -> list[Path]:
         """Newest first."""
-        return sorted(self.work.glob("epoch-*.pt"), key=lambda path: path.stem, reverse=True)
+        return sorted(artifacts.listed(self.work, "epoch-*.pt"), key=lambda path: path.stem, reverse=True)
 
     def save(self, done: Done) -> None:
         """Leave a checkpoint, and remove all but two."""
@@ -74,7 +74,7 @@ class Checkpoints:
         Raises UserError where all that is there is damaged: to begin anew is for the user to decide.
         """
         found, useless, damaged = None, [], []
-        for left in self.work.glob(".epoch-*"):  # of a save that was killed
+        for left in artifacts.listed(self.work, ".epoch-*"):  # of a save that was killed
             left.unlink()
         for path in self._paths():
             try:
