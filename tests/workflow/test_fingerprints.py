@@ -160,3 +160,26 @@ def test_what_decides_a_result_counts_and_energy_does_not(
 def test_threads_and_noise_count_for_every_stage_that_computes() -> None:
     """`make` sets the number of threads by `randomness`. Last bits depend on it, and `make` itself does not count."""
     assert not [name for name, stage in STAGES.items() if stage.gpu and Path("randomness.py") not in stage.code]
+
+
+def test_line_ends_of_windows_make_no_other_code(tmp_path: Path) -> None:
+    """Whatever git is told of line ends, a clone has the files that the fingerprints are of."""
+    root = Path(__file__).parents[2]
+    if not (root / ".git").exists():
+        pytest.skip("no git repository here to clone")
+    clone = [
+        "git",
+        "-c",
+        "core.autocrlf=true",
+        "-c",
+        "core.eol=crlf",
+        "clone",
+        "-q",
+        str(root),
+        str(tmp_path / "clone"),
+    ]
+    subprocess.run(clone, check=True)
+    files = [path.relative_to(tmp_path / "clone") for path in (tmp_path / "clone").rglob("*.*") if path.is_file()]
+    texts = [path for path in files if path.suffix in (".py", ".cpp", ".smk", ".yaml", ".rst", ".md", ".lock")]
+    assert len(texts) > 200
+    assert [path for path in texts if b"\r\n" in (tmp_path / "clone" / path).read_bytes()] == []
