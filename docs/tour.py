@@ -39,18 +39,12 @@ show(torch.cat([model.decode(states[i]) for i in chosen]), "tokens as they are r
 # %% [markdown]
 # ## Complete halves of images
 #
-# Keep the tokens of the upper half, mask the others, and reveal them one step at a time. With n tokens masked the
-# process is at step t = n, and each of them is revealed with probability 1/t.
+# Tokens whose receptive field has a masked pixel in it are drawn anew, the others are kept.
 
 # %%
 images = torch.from_numpy(np.load("results/data/digits.npz")["test_images"][:8]) / 255
-tokens, mask = model.encode(images), model.diffusion.mask
-tokens[:, tokens.shape[1] // 2 + 1 :] = mask
-halves = model.decode(tokens)
-with torch.no_grad():
-    for t in range(int((tokens[0] == mask).sum()), 0, -1):
-        revealed = (tokens == mask) & (torch.rand(tokens.shape) < 1 / t)
-        logits = model.sdid(tokens, torch.full((len(tokens),), t))  # (B, K, h, w)
-        drawn = torch.distributions.Categorical(logits=logits.movedim(1, -1)).sample()
-        tokens = torch.where(revealed, drawn, tokens)
-show(torch.cat([images, halves, model.decode(tokens)]), "test images, their upper halves, and these completed")
+mask = torch.zeros(images.shape[2:], dtype=torch.bool)
+mask[len(mask) // 2 :] = True
+halves = torch.where(mask, torch.tensor(0.5), images)
+completed = torch.cat([model.inpaint(image[None], mask, n=1) for image in images])
+show(torch.cat([images, halves, completed]), "test images, their upper halves, and these completed")

@@ -9,13 +9,14 @@ import argparse
 import gc
 import json
 import logging
+import math
 import os
 import subprocess
 import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from spiking_diffusion import __version__, environment, locks, paths
 from spiking_diffusion.config import FAMILIES, Params, load_params
@@ -29,12 +30,16 @@ from spiking_diffusion.reporting.recipes import recipes_page
 from spiking_diffusion.stages import make
 
 # Modules that import torch are imported inside the commands: `--help` and bad input answer at once.
+if TYPE_CHECKING:
+    from spiking_diffusion.families import Model
 
 
 log = logging.getLogger(__name__)
 SHOWN = (".md", ".json", ".csv")
 """Main outputs that are printed when a command has made them. Of others the path is printed."""
 INTERRUPTED = "A training that was interrupted continues where it was."
+HOW = ("condition", "guidance", "temperature", "steps", "seed")
+"""How a picture is drawn, as far as options say it; ``condition`` is called --class there."""
 BENCHES = ("vqsvae", "sdid", "fsvae", "sample")
 
 
@@ -94,6 +99,20 @@ def build_parser() -> argparse.ArgumentParser:
     made["sample"].add_argument(
         "--out", type=Path, metavar="FILE.png", help="write a picture of the images here and nothing else"
     )
+    _add_how(made["sample"].add_argument_group("only with --out"))
+    complete = command(
+        "inpaint",
+        "complete a picture where a mask covers it -> a picture of both and of several completions",
+        drawn_from,
+        device,
+    )
+    complete.add_argument("--image", type=Path, required=True, metavar="FILE", help="the picture")
+    complete.add_argument(
+        "--mask", type=Path, required=True, metavar="FILE", help="as large, and white where to draw anew"
+    )
+    complete.add_argument("-n", type=int, default=8, metavar="N", help="how many completions (default: 8)")
+    complete.add_argument("--out", type=Path, required=True, metavar="FILE.png", help="where to write")
+    _add_how(complete)
     export = command("export", "copy the weights of an evaluated run, with a model card -> pretrained/RUN", on["run"])
     export.add_argument("--folder", type=Path, metavar="FOLDER", help="where to (default: pretrained/RUN)")
     export.add_argument("--half", action="store_true", help="round weights to float16, half the size")
@@ -134,6 +153,41 @@ def _options(*names: str, **options: Any) -> argparse.ArgumentParser:
     parent = argparse.ArgumentParser(add_help=False)
     parent.add_argument(*names, **options)
     return parent
+
+
+def _add_how(parser: argparse._ActionsContainer) -> None:
+    """How a picture is drawn. What is not given is as the recipe says."""
+    parser.add_argument(
+        "--class",
+        type=int,
+        dest="condition",
+        metavar="C",
+        help="the class, of a model that was trained with classes; the global code of one that was trained with codes",
+    )
+    parser.add_argument("--guidance", type=float, metavar="W", help="how strongly the class is followed, 0 or more")
+    parser.add_argument("--temperature", type=float, metavar="T", help="divides the logits: below 1 for safer pictures")
+    parser.add_argument("--steps", type=int, metavar="S", help="in how many steps all tokens are revealed")
+    parser.add_argument("--seed", type=int, metavar="SEED", help="another seed, other pictures")
+
+
+def _how(args: argparse.Namespace, model: Model) -> dict[str, Any]:
+    """The options of ``_add_how`` that were given, for a model that has them."""
+    how = {name: getattr(args, name) for name in HOW if getattr(args, name) is not None}
+    limits = {"temperature": how.get("temperature", 1) > 0, "guidance": how.get("guidance", 0) >= 0}
+    limits |= {"steps": how.get("steps", 1) >= 1, "seed": 0 <= how.get("seed", 0) < 2**63}
+    for name, fits in limits.items():
+        if not fits or not math.isfinite(how.get(name, 0)):
+            raise UserError(f"--{name} is {how[name]}: see `spiking-diffusion {args.command} --help`")
+    known = {_option(name) for name in {"seed", *model.options}}
+    for name in how:
+        if _option(name) not in known:
+            has = ", ".join(sorted(known))
+            raise UserError(f"{model.config.name} was trained without what {_option(name)} sets: its options are {has}")
+    return how
+
+
+def _option(name: str) -> str:
+    return "--class" if name == "condition" else f"--{name}"
 
 
 def _add_bench(bench: argparse.ArgumentParser) -> None:
@@ -256,25 +310,51 @@ def _is_picture(args: argparse.Namespace) -> bool:
             "-n without --out would make results/samples differ from params.yaml: add --out FILE.png, "
             "or change sample.n of the run"
         )
+    given = [
+        name for name in ("condition", "guidance", "temperature", "steps", "seed") if getattr(args, name) is not None
+    ]
+    if given and args.out is None:
+        raise UserError(f"{_option(given[0])} is for pictures: add --out FILE.png, or change the recipe of the run")
     if args.out is None and args.pretrained:
         raise UserError("--pretrained draws a picture: add --out FILE.png")
-    if args.out is not None and args.out.suffix != ".png":
-        raise UserError(f"--out is {str(args.out)!r}: give a name that ends in .png")
+    if args.out is not None:
+        _check_png(args.out)
     return args.out is not None
 
 
-def _draw_picture(args: argparse.Namespace, params: Params) -> None:
+def _check_png(path: Path) -> None:
+    if path.suffix != ".png":
+        raise UserError(f"--out is {str(path)!r}: give a name that ends in .png")
+
+
+def _model(args: argparse.Namespace, params: Params) -> Model:
+    """The model that ``--run`` or ``--pretrained`` names."""
     from spiking_diffusion import families
     from spiking_diffusion.devices import pick_device
     from spiking_diffusion.pretrained import load_pretrained
-    from spiking_diffusion.stages.sample import write_picture
 
     device = pick_device(args.device or params.device)
     if args.pretrained:
-        model = load_pretrained(paths.pretrained_path(args.pretrained), device)
-    else:
-        model = families.load(params.resolve(args.run), device)
-    write_picture(model, args.n or 64, args.out)
+        return load_pretrained(paths.pretrained_path(args.pretrained), device)
+    return families.load(params.resolve(args.run), device)
+
+
+def _draw_picture(args: argparse.Namespace, params: Params) -> None:
+    from spiking_diffusion.stages.sample import write_picture
+
+    model = _model(args, params)
+    write_picture(model, args.n or 64, args.out, **_how(args, model))
+    print(args.out)
+
+
+def _inpaint(args: argparse.Namespace, params: Params) -> None:
+    from spiking_diffusion.inpainting import inpaint
+
+    if not 1 <= args.n <= 1000:
+        raise UserError(f"-n is {args.n}: ask for 1 to 1000 completions")
+    _check_png(args.out)
+    model = _model(args, params)
+    inpaint(model, args.image, args.mask, args.n, args.out, **_how(args, model))
     print(args.out)
 
 
@@ -288,6 +368,8 @@ def _do(args: argparse.Namespace, params: Params) -> None:
         case "grid":
             _here(args)
             print(grid_text(params, args.run, args.sets, args.seeds, args.new_suite), end="")
+        case "inpaint":
+            _on_device(STAGES["sample"], lambda: _inpaint(args, params))
         case "export":
             from spiking_diffusion.pretrained import export
 

@@ -149,6 +149,34 @@ def test_a_condition_by_number(drawing, rng):
         model.sample(2, condition=10, **how)
 
 
+def test_a_completion_has_a_condition_that_fits_what_shows(drawing, monkeypatch):
+    """Half of what the model itself drew under a condition tells which. With nothing to see, shares decide."""
+    model, mask = load(drawing.resolve("digits"), CPU), torch.zeros(28, 28, dtype=torch.bool)
+    how = {"temperature": 0.2, "guidance": 1.0, "steps": 49}
+    noise = torch.Generator().manual_seed(0)
+    right = []
+    for condition in range(5):
+        tokens, _, _ = model.draw_tokens(1, noise, condition=condition, **how)
+        tokens[:, 4:] = 6
+        told = model._conditions_of(200, None, noise, tokens[0])
+        right.append(float((told == condition).double().mean()))
+    assert np.mean(right) > 3 / model.sdid.conditions
+    told = model._conditions_of(20_000, None, noise, torch.full((7, 7), 6))
+    counts = torch.bincount(told, minlength=model.sdid.conditions) / 20_000
+    assert torch.allclose(counts, model.sdid.shares, atol=0.02)
+    mask[14:] = True
+    image = torch.rand(1, 1, 28, 28)
+    drawn, decode = [], model.vqsvae.decode
+    monkeypatch.setattr(model.vqsvae, "decode", lambda tokens, noise: drawn.append(tokens) or decode(tokens, noise))
+    for number in (2, 3):
+        model.inpaint(image, mask, 20, condition=number, **how)
+    seen = model.vqsvae.covered(mask[None])[0]
+    one, other = drawn
+    assert torch.equal(one[:, ~seen], other[:, ~seen]) and not torch.equal(one[:, seen], other[:, seen])
+    with pytest.raises(UserError, match="condition is 99"):
+        model.inpaint(image, mask, condition=99, **how)
+
+
 def test_global_codes_are_the_nearest_centres():
     draws = np.random.default_rng(0)
     centres = draws.normal(size=(4, 5)) * 10

@@ -10,6 +10,7 @@ from scipy import stats
 
 from spiking_diffusion import artifacts
 from spiking_diffusion.diffusion import AbsorbingDiffusion, sample_ancestral
+from spiking_diffusion.diffusion.absorbing import log_likelihoods
 from spiking_diffusion.families import load
 from spiking_diffusion.graph.jobs import Job
 from spiking_diffusion.stages import make
@@ -126,6 +127,66 @@ def test_law_is_that_of_the_step_by_step_definition(random_table, rng):
     tokens, _ = sample_ancestral(denoiser, AbsorbingDiffusion(2, 4), (n, 2, 2), 1.0, rng(), CPU)
     assert (tokens.shape, tokens.dtype) == ((n, 2, 2), torch.int64)
     assert stats.chisquare(counts_of(tokens, 2), law_of_definition(random_table, 2, 4, EVERY_STEP) * n).pvalue > 0.01
+
+
+def test_known_tokens_stay_and_the_others_have_their_law_given_these(joint, rng):
+    """Exact, as no two tokens are revealed at once. Some samples know two tokens, the others none."""
+    steps, n = 10**6, 20_000
+    denoiser = TableDenoiser(torch.as_tensor(exact_conditionals(joint, 3, 4))[None], 3)
+    known = torch.full((n, 2, 2), 3)
+    known[: n // 2, 0, 1], known[: n // 2, 1, 0] = 2, 0
+    seen = []
+    tokens, _ = sample_ancestral(
+        lambda x, t, where: seen.append(t.max()) or denoiser(x, torch.zeros_like(t), where),
+        AbsorbingDiffusion(3, steps),
+        (n, 2, 2),
+        1.0,
+        rng(),
+        CPU,
+        known=known,
+    )
+    told, free = tokens[: n // 2], tokens[n // 2 :]
+    assert (told[:, 0, 1] == 2).all() and (told[:, 1, 0] == 0).all()
+    law = joint[:, 2, 0, :] / joint[:, 2, 0, :].sum()
+    assert stats.chisquare(counts_of(told[:, [0, 1], [0, 1]], 3), law.flatten() * n / 2).pvalue > 0.01
+    assert stats.chisquare(counts_of(free, 3), joint.flatten() * n / 2).pvalue > 0.01
+    assert stats.chisquare(counts_of(told[:, [0, 1], [0, 1]], 3), np.full(9, n / 18)).pvalue < 1e-9
+
+
+def test_known_tokens_begin_at_the_step_of_their_number(rng):
+    """Two of four are masked: from t = 2 on, all of them by t = 1, or at once where one step is asked for."""
+    known = torch.tensor([[[0, 2], [2, 1]], [[1, 1], [1, 1]]]).repeat(50, 1, 1)
+    for wanted, most in ((None, 2), (1, 2), (9, 2)):
+        steps = []
+
+        def denoiser(x, t, where, steps=steps):
+            steps.extend(t.tolist())
+            return torch.zeros(int(where.sum()), 2)
+
+        tokens, calls = sample_ancestral(
+            denoiser, AbsorbingDiffusion(2, 4), (100, 2, 2), 1.0, rng(), CPU, steps=wanted, known=known
+        )
+        assert max(steps) == most and set(steps) == ({2} if wanted == 1 else {1, 2})
+        assert (calls == 50) == (wanted == 1)
+        assert torch.equal(tokens[known < 2], known[known < 2]) and tokens.max() < 2
+
+
+def test_likelihoods_are_those_of_the_law(joint, rng):
+    """Of exact conditionals the bound over all orders is the likelihood itself. Masked tokens are asked for nothing."""
+    other = np.random.default_rng(5).dirichlet(np.full(81, 2.0)).reshape(3, 3, 3, 3)
+    tables = [TableDenoiser(torch.as_tensor(exact_conditionals(law, 3, 4))[None], 3) for law in (joint, other)]
+
+    def model(tokens, t, where, condition):
+        parts = zip(tokens, t, where, condition, strict=True)
+        return torch.cat([tables[c](x[None], torch.zeros_like(s)[None], w[None]) for x, s, w, c in parts])
+
+    tokens, noise = torch.tensor([[0, 3], [2, 1]]), rng()
+    found = log_likelihoods(model, AbsorbingDiffusion(3, 4), tokens, 2, noise, rounds=3000)
+    expected = [math.log(law.sum(1)[0, 2, 1]) for law in (joint, other)]
+    assert found.tolist() == pytest.approx(expected, abs=0.05)
+    assert abs(expected[0] - expected[1]) > 0.15
+    nothing = log_likelihoods(model, AbsorbingDiffusion(3, 4), torch.full((2, 2), 3), 2, noise)
+    assert nothing.tolist() == [0, 0]
 
 
 def law_of_calls(n, steps):

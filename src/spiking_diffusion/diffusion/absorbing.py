@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
@@ -84,6 +85,39 @@ class AbsorbingDiffusion:
 def bits(nats: float) -> float:
     """Nats in bits."""
     return nats / math.log(2)
+
+
+@torch.no_grad()
+def log_likelihoods(
+    model: Callable[..., Tensor],
+    diffusion: AbsorbingDiffusion,
+    tokens: Tensor,
+    conditions: int,
+    noise: torch.Generator,
+    rounds: int = 16,
+) -> Tensor:
+    """Estimates of log p(tokens | condition), each a bound from below, for every condition: (conditions,), in nats.
+
+    ``tokens`` (h, w) in [0, K]; of those that are masked nothing is asked. Each of ``rounds`` hides k more tokens, and
+    -log p of these, times all that show over k, estimates the bound over all orders of revealing them (Hoogeboom et
+    al., arXiv:2110.02037). All conditions see the same masks.
+    """
+    shown, device = (tokens != diffusion.mask).flatten().nonzero().squeeze(1), tokens.device
+    found = torch.zeros(conditions, dtype=torch.float64, device=device)
+    every = torch.arange(conditions, device=device)
+    for number in range(rounds if len(shown) else 0):
+        k = 1 + number * len(shown) // rounds
+        hidden = shown[torch.rand(len(shown), generator=noise, device=device).argsort()[:k]]
+        where = torch.zeros(tokens.numel(), dtype=torch.bool, device=device)
+        where[hidden] = True
+        where = where.view_as(tokens)
+        noisy = tokens.masked_fill(where, diffusion.mask)
+        t = torch.full((conditions,), int((noisy == diffusion.mask).double().mean().mul(diffusion.steps).ceil()))
+        seen = noisy.expand(conditions, -1, -1), t.to(device), where.expand(conditions, -1, -1)
+        log_p = model(*seen, every).log_softmax(-1).unflatten(0, (conditions, k)).double()
+        picked = log_p.gather(2, tokens[where].expand(conditions, -1)[..., None])
+        found += picked.sum((1, 2)) * len(shown) / k / rounds
+    return found
 
 
 @torch.no_grad()

@@ -26,6 +26,7 @@ def sample_ancestral(
     steps: int | None = None,
     condition: Tensor | None = None,
     guidance: float = 0.0,
+    known: Tensor | None = None,
 ) -> tuple[Tensor, int]:
     """The paper's sampler: t = T_d..1, each token still masked at t is revealed with probability 1/t.
 
@@ -40,19 +41,29 @@ def sample_ancestral(
     With a ``condition`` (B,) and ``guidance`` w the logits are l + w (l - l'), where l' are those without the
     condition: two calls in place of one (Schiff et al., arXiv:2412.10193; Ho and Salimans, arXiv:2207.12598).
 
+    ``known`` (B, h, w) in [0, K] has tokens to begin with, in place of masks alone. They stay, and the others are
+    revealed from the step on at which as large a share of all tokens is masked.
+
     ``shape`` is (B, h, w). Returns tokens (B, h, w) in [0, K) and the number of network calls summed over
     the samples. ``callback`` gets copies of the tokens and the steps (B,) after each round, e.g. to draw a trajectory.
     """
     batch, height, width = shape
     tokens = torch.full((batch, height * width), diffusion.mask, device=device)
+    first = torch.full((batch, 1), diffusion.steps, device=device)
     reveal_at = torch.randint(1, diffusion.steps + 1, tokens.shape, generator=generator, device=device)
+    if known is not None:
+        tokens = known.flatten(1).clone()
+        share = (tokens == diffusion.mask).double().mean(1, keepdim=True)
+        first = (diffusion.steps * share).ceil().long().clamp(min=1)
+        reveal_at = (torch.rand(tokens.shape, generator=generator, device=device) * first).long() + 1
     if steps is not None:  # (a b + c - 1) // c is a b / c rounded up
-        reveal_at = (reveal_at * steps + diffusion.steps - 1) // diffusion.steps * diffusion.steps // steps
+        fewer = first.clamp(max=steps)
+        reveal_at = (reveal_at * fewer + first - 1) // first * first // fewer
     calls, guided = 0, condition is not None and guidance != 0
     while (masked := tokens == diffusion.mask).any():
         t = torch.where(masked, reveal_at, 0).amax(1)  # (B,), 0 where the sample is finished
         active = t.nonzero().squeeze(1)
-        now = reveal_at[active] == t[active, None]  # (A, h*w)
+        now = masked[active] & (reveal_at[active] == t[active, None])  # (A, h*w)
         grid = (len(active), height, width)
         seen = tokens[active].view(grid), t[active], now.view(grid)
         logits = denoiser(*seen) if condition is None else denoiser(*seen, condition[active])  # (revealed, K)

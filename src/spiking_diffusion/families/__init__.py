@@ -61,6 +61,11 @@ class Model(ABC):
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.config.name!r}, {self.device})"
 
+    @property
+    def options(self) -> set[str]:
+        """What ``sample`` takes to say how images are drawn."""
+        return set()
+
     @abstractmethod
     def draw_batch(self, size: int, noise: torch.Generator, **how: Any) -> Batch:
         """``size`` new images."""

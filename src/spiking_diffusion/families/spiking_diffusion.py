@@ -11,8 +11,8 @@ from torch import Tensor
 
 from spiking_diffusion import artifacts, paths
 from spiking_diffusion.config import Params, RunSettings
-from spiking_diffusion.diffusion import sample_ancestral
-from spiking_diffusion.diffusion.absorbing import bits_per_token
+from spiking_diffusion.diffusion import ResidualSDID, sample_ancestral
+from spiking_diffusion.diffusion.absorbing import bits_per_token, log_likelihoods
 from spiking_diffusion.diffusion.loading import load_sdid
 from spiking_diffusion.errors import UserError
 from spiking_diffusion.families import Batch, Counter, Model, Notes
@@ -30,6 +30,10 @@ class SpikingDiffusion(Model):
         self.vqsvae = load_vqsvae(config, device, folder)
         self.sdid, self.diffusion = load_sdid(config, device, folder)
         self.root = folder.resolve().parents[2] if folder else Path()  # of the project that has its tuning
+
+    @property
+    def options(self) -> set[str]:
+        return {"temperature", "steps"} | ({"condition", "guidance"} if self.sdid.conditions else set())
 
     def how(  # type: ignore[override]
         self,
@@ -55,12 +59,7 @@ class SpikingDiffusion(Model):
     ) -> tuple[Tensor, int, Tensor | None]:
         """``size`` grids of tokens, the network calls that all of them took, and their conditions."""
         notes = self.how(**how)
-        if condition is None:
-            told = self.sdid.draw_conditions(size, noise)
-        elif 0 <= condition < self.sdid.conditions:
-            told = torch.full((size,), condition, device=self.device)
-        else:
-            raise UserError(f"condition is {condition}: {self.config.name} has {self.sdid.conditions} conditions")
+        told = self._conditions_of(size, condition, noise)
         tokens, calls = sample_ancestral(
             self.sdid,
             self.diffusion,
@@ -78,6 +77,66 @@ class SpikingDiffusion(Model):
     def draw_batch(self, size: int, noise: torch.Generator, **how: Any) -> Batch:
         tokens, calls, told = self.draw_tokens(size, noise, **how)
         return Batch(self.vqsvae.decode(tokens, noise), calls, told)
+
+    @torch.no_grad()
+    def inpaint(
+        self,
+        image: Tensor,
+        mask: Tensor,
+        n: int = 8,
+        *,
+        seed: int | None = None,
+        condition: int | None = None,
+        **how: Any,
+    ) -> Tensor:
+        """``n`` completions of an ``image`` (1, C, H, W) in [0, 1] where ``mask`` (H, W) bool is True: (n, C, H, W).
+
+        Tokens that see a masked pixel (``VQSVAE.covered``) are drawn anew, the others are kept, and so are the pixels
+        outside the mask. A model with conditions draws one for each completion, with the probability that it has given
+        the tokens that show, unless ``condition`` says which. ``how`` is as in ``sample``.
+
+        Raises UserError for shapes that do not fit and for an unknown condition.
+        """
+        image, height, width = self.checked(image), *self.config.dataset.shape[1:]
+        if len(image) != 1 or mask.shape != (height, width) or mask.dtype != torch.bool or n < 1:
+            raise UserError(
+                f"inpaint takes 1 image, a mask ({height}, {width}) of bools, and n of 1 or more; these are "
+                f"{len(image)}, {tuple(mask.shape)} of {str(mask.dtype).removeprefix('torch.')}, and {n}"
+            )
+        mask = mask.to(self.device)
+        noise = generator(self.device, self.config.recipe.seed if seed is None else seed, "inpaint")
+        shown = self.encode(image * ~mask).masked_fill(self.vqsvae.covered(mask[None]), self.diffusion.mask)
+        told = self._conditions_of(n, condition, noise, shown[0])
+        notes, drawn = self.how(**how), []
+        for part in torch.arange(n).split(self.config.recipe.sample.batch_size):
+            tokens, _ = sample_ancestral(
+                self.sdid,
+                self.diffusion,
+                (len(part), *self.vqsvae.token_shape),
+                notes["temperature"],
+                noise,
+                self.device,
+                steps=int(notes["steps"]),
+                condition=None if told is None else told[part.to(self.device)],
+                guidance=notes.get("guidance", 0.0),
+                known=shown.expand(len(part), -1, -1),
+            )
+            drawn.append(self.vqsvae.decode(tokens, noise))
+        return torch.where(mask, torch.cat(drawn), image).cpu()
+
+    def _conditions_of(
+        self, size: int, condition: int | None, noise: torch.Generator, tokens: Tensor | None = None
+    ) -> Tensor | None:
+        """``size`` conditions: the one asked for, or drawn, given ``tokens`` (h, w) if there are any."""
+        if condition is not None:
+            if not 0 <= condition < self.sdid.conditions:
+                raise UserError(f"condition is {condition}: {self.config.name} has {self.sdid.conditions} conditions")
+            return torch.full((size,), condition, device=self.device)
+        if tokens is None or not isinstance(self.sdid, ResidualSDID) or not self.sdid.conditions:
+            return self.sdid.draw_conditions(size, noise)
+        log_p = log_likelihoods(self.sdid, self.diffusion, tokens, self.sdid.conditions, noise)
+        p = (log_p + self.sdid.shares.double().log()).softmax(0)
+        return torch.multinomial(p, size, replacement=True, generator=noise)
 
     @torch.no_grad()
     def encode(self, images: Tensor) -> Tensor:

@@ -6,11 +6,13 @@ import logging
 import math
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 
 from spiking_diffusion import artifacts, paths
+from spiking_diffusion.data.images import to_uint8
 from spiking_diffusion.families import Model, load
 from spiking_diffusion.graph.jobs import Job
 from spiking_diffusion.pictures import grid, write_png
@@ -39,7 +41,7 @@ def run(job: Job, device: torch.device) -> None:
     artifacts.write_npz(job.out, content | made_by)
 
 
-def write_picture(model: Model, n: int, out: Path) -> None:
-    """Draw ``n`` images and write them as one PNG, near square."""
+def write_picture(model: Model, n: int, out: Path, **how: Any) -> None:
+    """Draw ``n`` images and write them as one PNG, near square; ``how`` is as in ``Model.sample``."""
     make_deterministic(model.config.recipe.sample.threads)
-    write_png(out, grid(model.draw(n).images.numpy(), columns=math.ceil(math.sqrt(n))))
+    write_png(out, grid(to_uint8(model.sample(n, **how)).numpy(), columns=math.ceil(math.sqrt(n))))

@@ -7,6 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
+from torch.nn import functional as F
 
 from spiking_diffusion import config
 from spiking_diffusion.randomness import generator as make_generator
@@ -68,6 +69,20 @@ class VQSVAE(nn.Module):
     def encode(self, images: Tensor) -> Tensor:
         """Images (B, C_in, H, W) in [0, 1] -> tokens h_0 (B, h, w) in [0, K)."""
         return self.codebook.nearest(self.readout(self.encoder(images)))
+
+    def covered(self, mask: Tensor) -> Tensor:
+        """Pixels (B, H, W) bool -> the tokens (B, h, w) bool whose receptive field has one of these pixels in it.
+
+        It is the field of the encoder without its ``blocks``. These can see the whole image, so that no token would be
+        left beside a mask.
+        """
+        seen = mask[:, None].float()
+        for layer in (self.encoder.first, self.encoder.second):
+            synapse = layer.synapse
+            assert isinstance(synapse, nn.Conv2d)
+            pairs = synapse.kernel_size, synapse.stride, synapse.padding
+            seen = F.max_pool2d(seen, *pairs)  # type: ignore[arg-type]
+        return seen[:, 0] > 0
 
     def generate_spikes(self, z_q: Tensor, generator: torch.Generator | None = None) -> Tensor:
         """Features (B, C, h, w) -> spikes (T, B, C, h, w).

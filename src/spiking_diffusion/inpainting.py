@@ -1,0 +1,79 @@
+"""Completing a picture out of a file where a mask, another file, covers it."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image, ImageOps
+from torch import Tensor
+
+from spiking_diffusion.data.images import to_uint8
+from spiking_diffusion.errors import UserError
+from spiking_diffusion.families import Model
+from spiking_diffusion.families.spiking_diffusion import SpikingDiffusion
+from spiking_diffusion.pictures import grid, write_png
+from spiking_diffusion.randomness import make_deterministic
+
+log = logging.getLogger(__name__)
+COLUMNS = 10
+"""Pictures in a row."""
+
+
+def inpaint(model: Model, picture: Path, mask: Path, n: int, out: Path, **how: Any) -> None:
+    """Write one PNG with the picture, what is left of it where the mask covers it in grey, and ``n`` completions.
+
+    ``how`` is as in ``SpikingDiffusion.inpaint``. Raises UserError for files that are no pictures, for a mask of
+    another size than the picture or that covers nothing, and for a model without tokens.
+    """
+    if not isinstance(model, SpikingDiffusion):
+        raise UserError(
+            f"{model.config.name} is a run of {model.config.family.title}, which has no tokens to draw anew"
+        )
+    make_deterministic(model.config.recipe.sample.threads)
+    image, covered = read(picture, mask, model.config.dataset.shape)
+    completed = model.inpaint(image, covered, n, **how)
+    shown = torch.cat([image, torch.where(covered, torch.tensor(0.5), image), completed])
+    write_png(out, grid(to_uint8(shown).numpy(), columns=min(COLUMNS, len(shown))))
+
+
+def read(picture: Path, mask: Path, shape: list[int]) -> tuple[Tensor, Tensor]:
+    """A picture as (1, C, H, W) in [0, 1], and the pixels (H, W) that its mask covers, of a dataset's ``shape``.
+
+    Pictures of another size are resized. What is transparent is black. A pixel is covered where any part of it is
+    lighter than half in the mask.
+    """
+    channels, height, width = shape
+    one, other = _open(picture), _open(mask).convert("L")
+    if one.size != other.size:
+        sizes = [f"{file} is {image.width} x {image.height} pixels" for file, image in ((picture, one), (mask, other))]
+        raise UserError(f"{', '.join(sizes)}: a mask has the size of its picture")
+    if one.size != (width, height):
+        log.info("%s is %d x %d pixels, and is resized to %d x %d", picture, *one.size, width, height)
+    plain = one.convert("L" if channels == 1 else "RGB").resize((width, height), Image.Resampling.LANCZOS)
+    light = Image.fromarray(np.uint8(255) * (np.asarray(other) > 127)).resize((width, height), Image.Resampling.BOX)
+    covered = torch.from_numpy(np.asarray(light) > 0)
+    if not covered.any():
+        raise UserError(f"{mask} covers nothing: what is to be drawn anew is white in it")
+    pixels = np.asarray(plain).reshape(height, width, channels).transpose(2, 0, 1)
+    return torch.from_numpy(pixels.copy())[None] / 255, covered
+
+
+def _open(path: Path) -> Image.Image:
+    try:
+        with Image.open(path) as image:
+            image.load()
+            upright = ImageOps.exif_transpose(image)
+    except FileNotFoundError:
+        raise UserError(f"there is no file {path}") from None
+    except Exception as error:  # each decoder has its own
+        raise UserError(f"{path} cannot be read as a picture ({' '.join(str(error).split())})") from error
+    if upright.mode.startswith("I;16"):
+        return Image.fromarray((np.asarray(upright) >> 8).astype(np.uint8))
+    if "transparency" in upright.info or upright.mode in ("LA", "PA", "RGBA"):
+        full = upright.convert("RGBA")
+        return Image.alpha_composite(Image.new("RGBA", full.size, (0, 0, 0, 255)), full).convert("RGB")
+    return upright.convert("RGB") if upright.mode not in ("L", "RGB") else upright
