@@ -57,8 +57,8 @@ def change(old, new):
 # --- what is printed ------------------------------------------------------------------------------------
 
 
-def test_the_example_of_the_readme(grid):
-    readme = (PROJECT / "README.md").read_text(encoding="utf-8")
+def test_the_example_of_the_documentation(grid):
+    readme = (PROJECT / "docs/howto.md").read_text(encoding="utf-8")
     command = re.search(r"^spiking-diffusion grid (.*)$", readme, re.MULTILINE)
     assert f"```yaml\n{grid(command[1])}```\n" in readme
 

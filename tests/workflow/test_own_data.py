@@ -123,9 +123,9 @@ def test_dvc_says_what_is_wrong_with_ones_data(tiny_project: Any) -> None:
 
 @pytest.mark.parametrize("scm", [True, False])
 def test_dvc_in_a_zip_download(tiny_project: Any, scm: bool) -> None:
-    """There is no .git in it. The README says what DVC needs then."""
+    """There is no .git in it. The documentation says what DVC needs then."""
     tiny_project.versioned(git=False)
-    readme = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
+    readme = (Path(__file__).parents[2] / "docs/howto.md").read_text(encoding="utf-8")
     command = "dvc config core.no_scm true"
     assert command in readme
     tiny_project.environment = {"GIT_CEILING_DIRECTORIES": str(tiny_project.root.parent)}
