@@ -131,6 +131,9 @@ def build_parser() -> argparse.ArgumentParser:
     score.add_argument(
         "--protocols", default="classifier", metavar="LIST", help="protocols, with commas between (default: classifier)"
     )
+    progress = command("status", "tell what is done, running and to come, of a suite or, in a line each, of all")
+    progress.add_argument("--suite", metavar="SUITE", help="a name under `suites:` in params.yaml")
+    command("list", "name the suites, runs and datasets of params.yaml")
     command("sync", "after dvc pull or checkout: let Snakemake take note of the files that came from elsewhere")
     command(
         "verify",
@@ -360,11 +363,19 @@ def _inpaint(args: argparse.Namespace, params: Params) -> None:
 
 def _do(args: argparse.Namespace, params: Params) -> None:
     """The commands that make no results."""
-    if "suite" in args and args.suite not in params.suites:
+    if getattr(args, "suite", None) is not None and args.suite not in params.suites:
         raise UserError(f"there is no suite {args.suite!r}: {unknown('suite', args.suite, params.suites)}")
     match args.command:
         case "show":
             print(json.dumps(params.resolve(args.run).model_dump(), indent=2))
+        case "status":
+            from spiking_diffusion.provenance.status import status
+
+            _here(args)
+            told = status(params, args.suite) if args.suite else [status(params, suite)[0] for suite in params.suites]
+            print(*told, sep="\n")
+        case "list":
+            print(*_listing(params), sep="\n")
         case "grid":
             _here(args)
             print(grid_text(params, args.run, args.sets, args.seeds, args.new_suite), end="")
@@ -398,6 +409,14 @@ def _do(args: argparse.Namespace, params: Params) -> None:
         case "report":
             _here(args)
             _report(params, args.suite)
+
+
+def _listing(params: Params) -> list[str]:
+    """Suites with their runs, runs with their dataset and recipe, and datasets."""
+    suites = [f"  {suite}: {', '.join(runs)}" for suite, runs in params.suites.items()]
+    runs = [f"  {name}: {run.dataset}, {run.recipe}" for name, run in params.all_runs.items()]
+    datasets = [f"  {name}: {dataset.title}, {dataset.format}" for name, dataset in params.datasets.items()]
+    return ["suites:", *suites, "runs:", *runs, "datasets:", *datasets]
 
 
 def _here(args: argparse.Namespace) -> None:

@@ -24,14 +24,19 @@ log = logging.getLogger(__name__)
 LOCKS = Path("work/locks")
 
 
+def holder_of(output: Path) -> Path:
+    """The file that says who holds the lock of a job with this first output. It is there while one does."""
+    return LOCKS / f"{'-'.join(output.with_suffix('').parts[1:])}.holder"
+
+
 @contextmanager
 def alone(*outputs: Path, what: str = "") -> Iterator[bool]:
     """Hold the lock of ``outputs``; a second caller waits, and its log names the first.
 
     Yields whether there was a wait, after which the outputs may be there. What killed writers of them left is removed.
     """
-    name = "-".join(outputs[0].with_suffix("").parts[1:])
-    lock, holder = FileLock(LOCKS / f"{name}.lock"), LOCKS / f"{name}.holder"
+    holder = holder_of(outputs[0])
+    lock = FileLock(holder.with_suffix(".lock"))
     try:
         LOCKS.mkdir(parents=True, exist_ok=True)
         try:
@@ -42,7 +47,7 @@ def alone(*outputs: Path, what: str = "") -> Iterator[bool]:
             lock.acquire(poll_interval=0.2)
             waited = True
     except OSError as error:
-        raise refused(f"cannot lock {LOCKS / name}", error) from error
+        raise refused(f"cannot lock {lock.lock_file}", error) from error
     try:
         artifacts.clear_leftovers(holder)
         artifacts.write_text(holder, f"process {os.getpid()} on {platform.node()} ({shlex.join(sys.argv)})")

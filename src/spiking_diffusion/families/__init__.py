@@ -15,11 +15,11 @@ from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
-from tqdm import tqdm
 
 from spiking_diffusion.config import Params, RunSettings
 from spiking_diffusion.data.images import to_uint8
 from spiking_diffusion.errors import UserError
+from spiking_diffusion.progress import watch
 from spiking_diffusion.randomness import generator
 
 Notes = dict[str, float]
@@ -150,7 +150,7 @@ class Model(ABC):
         """Batches. The noise of each depends on seed, purpose and its number alone."""
         batch, seed = self.config.recipe.sample.batch_size, self.config.recipe.seed if seed is None else seed
         sizes = [min(batch, n - start) for start in range(0, n, batch)]
-        for number, size in enumerate(tqdm(sizes, desc=f"{purpose} {self.config.name}", disable=None)):
+        for number, size in enumerate(watch(sizes, f"{purpose} {self.config.name}, batch", len(sizes))):
             yield self.draw_batch(size, generator(self.device, seed, purpose, number), **how)
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 PACKAGE = Path(__file__).parents[1]
 NAME = PACKAGE.name
-HARNESS = ("api", "cli", "config", "errors", "graph", "locks", "paths", "provenance")
+HARNESS = ("api", "cli", "config", "errors", "graph", "locks", "paths", "progress", "provenance")
 """Modules and packages that decide when a stage runs and what it is told, but not what it computes. So does the package
 ``stages`` itself. Settings are compared on their own."""
 FAMILIES = "families"

@@ -15,6 +15,7 @@ from spiking_diffusion.devices import batches
 from spiking_diffusion.errors import UserError
 from spiking_diffusion.graph.jobs import Job
 from spiking_diffusion.metrics.classifier import Classifier, Judges, cells_of
+from spiking_diffusion.progress import watch
 from spiking_diffusion.randomness import generator, seed_initialisation
 from spiking_diffusion.weights import save_weights
 
@@ -67,7 +68,7 @@ def _train(
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, settings.lr, total_steps=steps)
     draws = generator("cpu", settings.seed, "classifier", what, "order")
     order = torch.empty(0, dtype=torch.int64)
-    for step in range(steps):
+    for step in watch(range(steps), f"classifier {what}, step", steps):
         if len(order) < size:
             order = torch.randperm(len(images), generator=draws)
         index, order = order[:size].to(device), order[size:]

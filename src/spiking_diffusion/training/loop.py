@@ -17,10 +17,10 @@ import torch
 from torch import Tensor, nn
 from torch.backends.cpu import get_cpu_capability
 from torch.optim.swa_utils import AveragedModel
-from tqdm import tqdm
 
 from spiking_diffusion import artifacts, config, paths
 from spiking_diffusion.errors import UserError
+from spiking_diffusion.progress import watch
 from spiking_diffusion.randomness import generator
 from spiking_diffusion.snn import set_precision
 from spiking_diffusion.training.checkpoints import Checkpoints, Done, History
@@ -87,10 +87,11 @@ def fit(
         first, done = done.step, Done(history)
         task.module.train()
         parts = order.split(settings.batch_size)
-        bar = tqdm(
-            parts[first:], f"{name} {epoch}/{settings.epochs}", len(parts), leave=False, disable=None, initial=first
+        place = f"{name}, epoch {epoch} of {settings.epochs}, step"
+        steps = watch(
+            parts[first:], place, len(parts), first, before=(epoch - 1) * per_epoch, whole=settings.epochs * per_epoch
         )
-        for step, index in enumerate(bar, first):
+        for step, index in enumerate(steps, first):
             progress = ((epoch - 1) * per_epoch + step) / (settings.epochs * per_epoch)
             stepper.set_rate(learning_rate(settings, progress))
             seen = stepper.replay(index)
@@ -112,7 +113,8 @@ def fit(
         checkpoints.save(done)
         for key, number in row.items():
             board.add_scalar(key, number, epoch)
-        log.info("%s: %s", name, ", ".join(f"{k} {v:.4g}" for k, v in row.items()))
+        said = ", ".join(f"{k} {v:.4g}" for k, v in row.items() if k != "epoch")
+        log.info("%s %s, epoch %d of %d: %s", time.strftime("%H:%M"), name, epoch, settings.epochs, said)
     board.close()
     artifacts.clear_leftovers(paths.cost_path(work))
     artifacts.write_json(paths.cost_path(work), {"device": device.type, "processor_seconds": done.seconds})

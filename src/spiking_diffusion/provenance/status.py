@@ -1,0 +1,87 @@
+"""What of a suite is done, what is running, and what is to come, told from the files that are here."""
+
+from __future__ import annotations
+
+import os
+import platform
+import re
+from collections import defaultdict
+from pathlib import Path
+
+from spiking_diffusion import locks
+from spiking_diffusion.config import Params
+from spiking_diffusion.graph.jobs import Job, jobs
+from spiking_diffusion.graph.records import claim, key_of
+
+
+def status(params: Params, suite: str) -> list[str]:
+    """Lines for people: a count, a line for each running job with the last words of its log, and what is to come.
+
+    A job is done if its files are here and have today's settings and code. Files are not hashed: ``verify`` does that.
+    """
+    found: dict[str, list[Job]] = defaultdict(list)
+    for job in of_suite(params, suite):
+        found[state(job)].append(job)
+    total = sum(map(len, found.values()))
+    lines = [f"{suite}: {len(found['done'])} of {total} jobs are done"]
+    for job in found["running"]:
+        lines.append(f"running  {job.stage} {job.name}: {last_words(log_of(job)) or 'no word yet'} ({log_of(job)})")
+    for kind in ("stale", "to come"):
+        stages: dict[str, list[str]] = defaultdict(list)
+        for job in found[kind]:
+            stages[job.stage].append(job.name)
+        lines += [f"{kind:8} {stage}: {', '.join(names)}" for stage, names in stages.items()]
+    return lines
+
+
+def of_suite(params: Params, suite: str) -> list[Job]:
+    """The jobs that a suite needs."""
+    runs = {name: params.resolve(name) for name in params.suites[suite]}
+    runs |= {run.tokenizer: params.resolve(run.tokenizer) for run in list(runs.values()) if run.tokenizer}
+    names = {suite, *runs, *(run.dataset_name for run in runs.values())}
+    return [job for job in jobs(params) if job.name in names]
+
+
+def state(job: Job) -> str:
+    """``done``, ``running``, ``stale`` or ``to come``."""
+    if is_running(job):
+        return "running"
+    said = claim(job)
+    if said is None or not all(path.is_file() for path in job.outputs):
+        return "to come"
+    return "done" if key_of(said) == job.key else "stale"
+
+
+def is_running(job: Job) -> bool:
+    """Whether a process that lives on this machine, or one of another machine, says that it makes the job's outputs."""
+    try:
+        said = locks.holder_of(job.outputs[0]).read_text(encoding="utf-8")
+    except OSError:
+        return False
+    holder = re.match(r"process (\d+) on (\S+) ", said)
+    if holder and holder[2] == platform.node():
+        try:
+            os.kill(int(holder[1]), 0)
+        except ProcessLookupError:
+            return False
+        except PermissionError:  # another user's
+            return True
+    return True
+
+
+def log_of(job: Job) -> Path:
+    """Where Snakemake keeps what a job says."""
+    if job.spec.over != "suites":
+        return Path("logs", job.stage, f"{job.name}.log")
+    which = [option if value is True else value for option, value in job.spec.options.items()]
+    return Path("logs", job.spec.command, f"{'-'.join([job.name, *which])}.log")
+
+
+def last_words(log: Path, most: int = 100) -> str:
+    """The last line of a log, cut to ``most`` characters; empty where there is none."""
+    try:
+        lines = log.read_text(encoding="utf-8", errors="replace").split("\n")
+    except OSError:
+        return ""
+    last = next((line.strip() for line in reversed(lines) if line.strip()), "")
+    return last if len(last) <= most else f"{last[: most - 1]}…"
