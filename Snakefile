@@ -64,3 +64,11 @@ for suite in params.suites:
             suite
         input:
             suite_outputs(suite),
+
+
+if workflow.exec_mode == ExecMode.DEFAULT:
+    try:
+        check_targets(params, sys.argv[1:], {rule.name for rule in workflow.rules})
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)

@@ -86,6 +86,10 @@ def build_parser() -> argparse.ArgumentParser:
             within[group] = inner.add_subparsers(dest=group, required=True, metavar="MODEL")
         if stage.command not in made:
             named = drawn_from if stage.command == "sample" else on[FLAGS[stage.over]]
+            if FLAGS[stage.over] == "run" and stage.command != "sample":
+                sections = [f"`{other.over}:`" for other in STAGES.values() if other.command == stage.command]
+                text = f"a name under {' or '.join(sections)} in params.yaml"
+                named = _options("--run", required=True, metavar="RUN", help=text)
             parents = [named, *[device] * stage.gpu]
             made[stage.command] = command(name, stage.help, *parents, into=within.get(group))
             made[stage.command].set_defaults(stages=stage.command)

@@ -120,9 +120,15 @@ def test_npz_without_labels_is_one_class():
     assert "no labels, params.yaml says 3 classes: set the dataset's classes to 1" in refusal("npz", "mine.npz")
 
 
+def test_fewer_classes_than_promised():
+    """Seen to be taken: seven of ten classes had no image, and no table said so."""
+    message = refusal("npz", npz(), classes=10)
+    assert "the highest label is 2, params.yaml says 10 classes, 0 to 9: set the dataset's classes to 3" in message
+
+
 def test_npz_with_many_classes():
     labels = np.arange(N) * 90
-    data = get("npz", npz(y_train=labels, y_test=labels[:5]), classes=1000)
+    data = get("npz", npz(y_train=labels, y_test=labels[:5]), classes=991)
     assert data.labels["test"].tolist() == [0, 90, 180, 270, 360]
 
 

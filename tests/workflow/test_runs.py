@@ -49,6 +49,33 @@ def test_quick_makes_its_table_and_figures(finished: Any) -> None:
         assert (finished.root / f"results/figures/quick-{kind}.png").stat().st_size > 1000
 
 
+@pytest.mark.parametrize(
+    ("target", "said"),
+    [
+        ("qick", "there is no suite 'qick': did you mean 'quick'?"),
+        ("table-1", "there is no suite 'table-1': did you mean 'table1'?"),
+        (
+            "results/metrics/minst.json",
+            "no job makes results/metrics/minst.json: did you mean results/metrics/mnist.json?",
+        ),
+        ("results/metrics/zzz/zzzzzzzzzzzz", "`spiking-diffusion list` has all names"),
+    ],
+)
+def test_a_target_that_is_almost_one(pristine: Any, target: str, said: str) -> None:
+    """Snakemake's "No rule to produce" names none that is meant."""
+    done = pristine.run("snakemake", "-n", target, ok=False)
+    errors = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+    assert done.returncode == 2 and len(errors) == 1 and said in errors[0]
+
+
+@pytest.mark.parametrize(
+    "target", ["quick", "ablations-quick", "results/metrics/mnist.json", "sdid", "--quiet rules all"]
+)
+def test_targets_and_options_that_are_right_are_left_alone(pristine: Any, target: str) -> None:
+    done = pristine.run("snakemake", "-n", *target.split(), ok=False)
+    assert "error: " not in done.stderr and (done.returncode == 0) == (target != "sdid")
+
+
 def test_how_long_sampling_took_is_noted_outside_results(finished: Any) -> None:
     for run in ("digits", "digits-fsvae"):
         noted = json.loads((finished.root / "work" / run / "sampling.json").read_text())

@@ -11,7 +11,7 @@ from spiking_diffusion.artifacts import files_of
 from spiking_diffusion.config import load_params
 from spiking_diffusion.errors import UserError
 from spiking_diffusion.graph import suites
-from spiking_diffusion.graph.jobs import Job
+from spiking_diffusion.graph.jobs import Job, check_targets
 from spiking_diffusion.graph.records import origin
 from spiking_diffusion.graph.stages import wants_gpu
 from spiking_diffusion.provenance.sync import refuse_strangers
@@ -71,7 +71,7 @@ def own_files(wildcards):
     """Files of the dataset at hand that params.yaml names by path; those in a folder each, so that none changes unseen."""
     own = params.dataset(wildcards.dataset).paths
     try:
-        return [str(file) for path in own for file in files_of(path)]
+        return [str(file) for path in own if path.exists() for file in files_of(path)]
     except (OSError, ValueError):  # the job itself says it better
         return []
 

@@ -18,11 +18,12 @@ class _Loader(yaml.SafeLoader):
 
     def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
         node = super().compose_mapping_node(anchor)
-        seen = set()
+        seen: dict[tuple[str, str], yaml.ScalarNode] = {}
         for key in (key for key, _ in node.value if isinstance(key, yaml.ScalarNode)):
-            if (key.tag, key.value) in seen:
-                raise yaml.MarkedYAMLError(problem=f'found duplicate key "{key.value}"', problem_mark=key.start_mark)
-            seen.add((key.tag, key.value))
+            first = seen.setdefault((key.tag, key.value), key)
+            if first is not key:
+                problem = f'duplicate key "{key.value}": put its entries under that of line {first.start_mark.line + 1}'
+                raise yaml.MarkedYAMLError(problem=problem, problem_mark=key.start_mark)
         return node
 
 

@@ -48,6 +48,12 @@ def read_dataset(dataset: Dataset, files: Files) -> Arrays:
         for split, (images, labels) in arrays.items():
             _check_images(dataset, split, images)
             arrays[split] = images, _check_labels(dataset, split, len(images), labels)
+        highest = max(int(labels.max()) for _, labels in arrays.values())
+        if highest < dataset.classes - 1:
+            raise UserError(
+                f"{dataset.title}: the highest label is {highest}, params.yaml says {dataset.classes} classes, 0 to "
+                f"{dataset.classes - 1}: set the dataset's classes to {highest + 1}"
+            )
     except (
         *(OSError, EOFError, LookupError, MemoryError, RuntimeError, ValueError),  # RuntimeError: a zip with a password
         *(tarfile.TarError, zipfile.BadZipFile, zlib.error),

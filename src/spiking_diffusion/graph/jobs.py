@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import difflib
 import logging
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -177,6 +178,24 @@ def job_of(params: Params, command: str, name: str, **options: Any) -> Job:
         f"{command} has nothing to do for {name!r}, a {params.family_of(name).name} run: "
         f"name one under {sections} in params.yaml"
     )
+
+
+def check_targets(params: Params, arguments: Sequence[str], rules: Collection[str]) -> None:
+    """Raises UserError for an argument of Snakemake that is almost a suite, or a result that no job makes.
+
+    Snakemake itself would not name what is meant. ``rules`` are names of its rules.
+    """
+    for argument in arguments:
+        if argument.startswith("results/") and not Path(argument).exists():
+            made = {str(path) for job in jobs(params) for path in (*job.outputs, job.settings_file)}
+            if argument not in made | {"results/report.html"}:
+                near = difflib.get_close_matches(argument, made, n=1)
+                hint = f"did you mean {near[0]}?" if near else "`spiking-diffusion list` has all names"
+                raise UserError(f"no job makes {argument}: {hint}")
+        elif argument not in rules:
+            near = difflib.get_close_matches(argument, params.suites, n=1, cutoff=0.85)
+            if near and not argument.startswith("-") and "/" not in argument:
+                raise UserError(f"there is no suite {argument!r}: did you mean {near[0]!r}?")
 
 
 def jobs(params: Params) -> list[Job]:
