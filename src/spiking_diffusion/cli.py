@@ -248,12 +248,12 @@ def main(argv: list[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("interrupted: the same command goes on from the last checkpoint, where there is one", file=sys.stderr)
+        print("interrupted: the same command continues from the last checkpoint, if there is one", file=sys.stderr)
         return 130
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except OSError as error:
-        what = f"cannot go on with {error.filename}" if error.filename else "cannot go on"
+        what = f"failed on {error.filename}" if error.filename else "failed"
         print(f"error: {refused(what, error)}", file=sys.stderr)
         return 2
     finally:

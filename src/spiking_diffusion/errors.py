@@ -33,7 +33,7 @@ CURES = {
 
 def refused(what: str, error: OSError) -> UserError:
     """The error for ``what``, such as "cannot write FILE", that the system refused with ``error``."""
-    cure = next((text for text, numbers in CURES.items() if error.errno in numbers), "mend that")
+    cure = next((text for text, numbers in CURES.items() if error.errno in numbers), "fix the problem")
     return UserError(f"{what} ({error.strerror or error}): {cure}; then run the same command again")
 
 
@@ -52,7 +52,7 @@ def sentence(error: ValidationError, where: str) -> str:
     first, value = details[0], details[0]["input"]
     match first["type"]:
         case "extra_forbidden":
-            text = f"{key} is not a key that exists: remove it or correct its spelling"
+            text = f"{key} is an unknown key: remove it or correct its spelling"
         case "missing":
             text = f"{key} is missing: add it, nothing has a hidden default"
         case "value_error":

@@ -43,7 +43,7 @@ def alone(*outputs: Path, what: str = "") -> Iterator[bool]:
             lock.acquire(blocking=False)
             waited = False
         except Timeout:
-            log.warning("%s is in the hands of %s: waiting for that to end", what or outputs[0], _read(holder))
+            log.warning("%s is locked by %s: waiting", what or outputs[0], _read(holder))
             lock.acquire(poll_interval=0.2)
             waited = True
     except OSError as error:

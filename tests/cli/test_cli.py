@@ -370,4 +370,4 @@ def test_report_says_what_it_waits_for(caplog):
         holder.stdout.readline()
         threading.Timer(1, lambda: holder.communicate("end\n")).start()
         assert main(["report", "--suite", "quick"]) == 2  # there is no Snakefile
-    assert f"this folder's pipeline is in the hands of process {holder.pid} on" in caplog.text
+    assert f"this folder's pipeline is locked by process {holder.pid} on" in caplog.text

@@ -170,8 +170,8 @@ FILE = {"name": "a", "urls": [], "sha256": "0" * 64}
     ("path", "value", "fragments"),
     [
         # keys
-        ("colour", 1, ["colour", "not a key"]),
-        (f"{R}/vqsvae/tauSyn", 2.0, [f"{P}.vqsvae.tauSyn", "not a key"]),
+        ("colour", 1, ["colour", "unknown key"]),
+        (f"{R}/vqsvae/tauSyn", 2.0, [f"{P}.vqsvae.tauSyn", "unknown key"]),
         (f"{R}/vqsvae/T", DELETE, [f"{P}.vqsvae.T is missing"]),
         (f"{R}/sdid", DELETE, [f"{P}.sdid is missing"]),
         ("suites", DELETE, ["suites is missing"]),
@@ -221,7 +221,7 @@ FILE = {"name": "a", "urls": [], "sha256": "0" * 64}
         ("classifier/batch_size", 1, ["classifier.batch_size is 1", "2"]),
         ("classifier/weight_decay", -0.1, ["classifier.weight_decay is -0.1", "0"]),
         ("classifier/weight_decay", NAN, ["classifier.weight_decay is nan"]),
-        ("classifier/steps", 400, ["classifier.steps", "not a key"]),
+        ("classifier/steps", 400, ["classifier.steps", "unknown key"]),
         # choices
         ("device", "gpu", ["device is 'gpu'", "'cuda'"]),
         (f"{R}/vqsvae/coding", "rate", [f"{P}.vqsvae.coding is 'rate'", "'asg'", "'poisson'"]),
@@ -246,11 +246,12 @@ FILE = {"name": "a", "urls": [], "sha256": "0" * 64}
         ("datasets/mnist/classes", 65537, ["datasets.mnist.classes is 65537"]),
         # files of one's own
         ("datasets/cifar10/files", {"data": {"path": "x"}}, ["datasets.cifar10", "['archive']", "['data']"]),
+        ("datasets/cifar10/files/archive/urls", ["https://me:secret@x.org/a"], ["x.org", "password", "~/.netrc"]),
         ("datasets/cifar10/files/archive", {"path": ""}, ["datasets.cifar10.files.archive.path is ''"]),
         ("datasets/cifar10/files/archive", {"path": 3}, ["datasets.cifar10.files.archive.path is 3"]),
         ("datasets/cifar10/files/archive", {"path": "a\nb"}, ["datasets.cifar10.files.archive.path"]),
         ("datasets/cifar10/files/archive", {"path": "${x}"}, ["datasets.cifar10.files.archive.path is '${x}'"]),
-        ("datasets/cifar10/files/archive", {"path": "x", "urls": []}, ["datasets.cifar10.files.archive.urls", "not a"]),
+        ("datasets/cifar10/files/archive", {"path": "x", "urls": []}, ["datasets.cifar10.files.archive.urls", "unknown key"]),
         ("datasets/cifar10/files/archive", {"paht": "x"}, ["datasets.cifar10.files.archive.name is missing"]),
         ("datasets/cifar10/files/archive", "my.npz", ["datasets.cifar10.files.archive is 'my.npz'", "mapping"]),
         # names
@@ -274,8 +275,8 @@ FILE = {"name": "a", "urls": [], "sha256": "0" * 64}
         ("suites/quick-energy", ["digits"], ["suites.quick-energy", "end it otherwise"]),
         ("baselines/mnist", RUN, ["'mnist'", "run and a baseline"]),
         # overrides
-        ("runs/mnist/vqsave", {"T": 3}, ["runs.mnist.vqsave", "not a key"]),
-        ("runs/mnist/vqsvae", {"codebok": {}}, ["runs.mnist.vqsvae.codebok", "not a key"]),
+        ("runs/mnist/vqsave", {"T": 3}, ["runs.mnist.vqsave", "unknown key"]),
+        ("runs/mnist/vqsvae", {"codebok": {}}, ["runs.mnist.vqsvae.codebok", "unknown key"]),
         ("runs/mnist/vqsvae", {"T": 0}, ["runs.mnist.vqsvae.T is 0"]),
         ("runs/mnist/vqsvae", 3, ["runs.mnist.vqsvae", "3"]),
         ("runs/mnist/vqsvae", {"codebook": {"update": "gradient"}}, ["runs.mnist.vqsvae.codebook", "restart_dead"]),

@@ -131,7 +131,7 @@ def test_of_two_at_once_one_downloads_and_one_waits(slow):
     assert half.wait(60)
     second = start()
     line = second.stderr.readline()
-    assert line.startswith(f"results/data/slow.npz is in the hands of process {first.pid} on ")
+    assert line.startswith(f"results/data/slow.npz is locked by process {first.pid} on ")
     assert second.poll() is None
     half.clear()
     finish(first)

@@ -68,13 +68,13 @@ def test_damaged_checkpoints(project, damage):
     newest, older = sorted(project.work("sdid").glob("*.pt"), reverse=True)
     damage(newest)
     status, said = project.command("sdid")
-    assert status == 0 and f"{newest.name} is damaged" in said and "going on after epoch 2, step" in said, said
+    assert status == 0 and f"{newest.name} is damaged" in said and "continuing after epoch 2, step" in said, said
     project.assert_as_undisturbed()
     newest, older = sorted(project.work("sdid").glob("*.pt"), reverse=True)
     damage(newest)
     damage(older)
     for _ in range(2):
-        assert_refused(project, "sdid", "no checkpoint is left that is not damaged", "delete work/digits/sdid")
+        assert_refused(project, "sdid", "all checkpoints are damaged", "delete work/digits/sdid")
     shutil.rmtree(project.work("sdid"))
     status, said = project.command("sdid")
     assert status == 0 and "going on" not in said

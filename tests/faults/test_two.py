@@ -71,7 +71,7 @@ def test_the_second_waits_and_trains_nothing(project, start):
     first = stopped_in_the_middle(project, start)
     second = start(*SDID)
     line = second.stdout.readline()
-    assert "models/digits/sdid.safetensors is in the hands of process" in line and f"process {first.pid} on" in line
+    assert "models/digits/sdid.safetensors is locked by process" in line and f"process {first.pid} on" in line
     assert "spiking-diffusion train sdid --run digits" in line and "waiting" in line
     os.killpg(first.pid, signal.SIGCONT)
     ended(first)
@@ -86,7 +86,7 @@ def test_a_lock_dies_with_its_holder(project, start):
     second = start(*SDID)
     assert "waiting" in second.stdout.readline()
     os.killpg(first.pid, signal.SIGKILL)
-    assert "going on after epoch" in ended(second)
+    assert "continuing after epoch" in ended(second)
     project.assert_as_undisturbed()
 
 
@@ -115,7 +115,7 @@ def test_three_snakemakes(workflow, start):
     second = start(*snakemake, "results/tables/quick.csv")
     third = start("snakemake", "results/tables/quick.csv", "--cores", "1", "--allowed-rules", "table", "--quiet", "all")
     said = [ended(process) for process in (first, second, third)]
-    assert sum("this folder's pipeline is in the hands of process" in text for text in said) >= 1
+    assert sum("this folder's pipeline is locked by process" in text for text in said) >= 1
     workflow.assert_as_undisturbed()
 
 

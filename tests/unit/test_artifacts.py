@@ -85,7 +85,7 @@ def test_full_disk_is_a_sentence(tmp_path):
         (errno.EMFILE, "ulimit -n"),
         (errno.ENAMETOOLONG, "shorter name"),
         (errno.EIO, "the disk or the network in between fails"),
-        (errno.ENOANO, "mend that"),
+        (errno.ENOANO, "fix the problem"),
     ],
 )
 def test_each_error_of_the_system_has_its_own_cure(tmp_path, number, cure):

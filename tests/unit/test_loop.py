@@ -233,7 +233,7 @@ def test_both_checkpoints_damaged_training_stops(tmp_path, straight, damage):
     for path in checkpoints(tmp_path):
         damage(path, straight[0])
     for _ in range(2):
-        with pytest.raises(UserError, match="no checkpoint is left that is not damaged") as caught:
+        with pytest.raises(UserError, match="all checkpoints are damaged") as caught:
             train(tmp_path)
         assert "\n" not in str(caught.value) and f"delete {tmp_path}" in str(caught.value)
     for path in checkpoints(tmp_path):
@@ -537,7 +537,7 @@ def test_a_checkpoint_inside_an_epoch_goes_on_on_another_device(tmp_path, monkey
         train(tmp_path, interrupted_after(4))
     task, history = train(tmp_path)
     assert len(history) == EPOCHS and task.steps == EPOCHS * STEPS - 4
-    assert "the checkpoint is of another device, noise of epoch 2 begins anew" in caplog.text
+    assert "the checkpoint is of another device, noise of epoch 2 starts again" in caplog.text
 
 
 def with_noise_of_cuda(init):

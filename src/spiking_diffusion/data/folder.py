@@ -49,7 +49,7 @@ def read_images(dataset: Dataset, path: Path) -> tuple[dict[Parts, np.ndarray], 
                 raise ValueError(f"it has two files {'/'.join(parts)!r}, whose names look the same")
             found[parts] = _decode(member.read(FILE_LIMIT), member.name, dataset)
     if ignored:
-        log.warning("%s: %d files are not named %s and were passed over", path, ignored, ", ".join(SUFFIXES))
+        log.warning("%s: %d files are skipped, because they are not named %s", path, ignored, ", ".join(SUFFIXES))
     return {parts: found[parts] for parts in sorted(found)}, ignored
 
 

@@ -91,7 +91,7 @@ def sync(params: Params) -> list[str]:
     if done.returncode:
         said = " ".join((done.stderr or done.stdout).removeprefix("error: ").split()[-60:])
         raise UserError(
-            f"Snakemake could not take note of the files ({said}): mend that and run the same command again"
+            f"Snakemake could not take note of the files ({said}): fix the problem and run the same command again"
         )
     fit = [job for job in found if not reasons[job]]
     return [

@@ -92,7 +92,7 @@ class Checkpoints:
                 useless.append(path)
         if damaged and found is None:
             raise UserError(
-                f"{name}: no checkpoint is left that is not damaged ({', '.join(map(str, damaged))}): put a copy "
+                f"{name}: all checkpoints are damaged ({', '.join(map(str, damaged))}): put a copy "
                 f"back, or delete {self.work} to train from the start"
             )
         for path in [*useless, *damaged]:

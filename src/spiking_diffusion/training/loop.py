@@ -71,7 +71,7 @@ def fit(
     stepper.resumed()
     history, began = done.history, time.process_time() - done.seconds
     if history or done.step:
-        log.info("%s: going on after epoch %d, step %d of the next", name, len(history), done.step)
+        log.info("%s: continuing after epoch %d, step %d of the next", name, len(history), done.step)
     good = f"{history[-1]['loss']:.4g} after epoch {len(history)}" if history else "none yet"
     per_epoch = -(-task.size // settings.batch_size)
     board = SummaryWriter(str(work / "tensorboard"), purge_step=len(history) + 1)
@@ -83,7 +83,7 @@ def fit(
         if done.noise is not None and len(done.noise) == len(noise.get_state()):
             noise.set_state(done.noise.cpu())
         elif done.noise is not None:
-            log.warning("%s: the checkpoint is of another device, noise of epoch %d begins anew", name, epoch)
+            log.warning("%s: the checkpoint is of another device, noise of epoch %d starts again", name, epoch)
         first, done = done.step, Done(history)
         task.module.train()
         parts = order.split(settings.batch_size)
