@@ -251,7 +251,11 @@ FILE = {"name": "a", "urls": [], "sha256": "0" * 64}
         ("datasets/cifar10/files/archive", {"path": 3}, ["datasets.cifar10.files.archive.path is 3"]),
         ("datasets/cifar10/files/archive", {"path": "a\nb"}, ["datasets.cifar10.files.archive.path"]),
         ("datasets/cifar10/files/archive", {"path": "${x}"}, ["datasets.cifar10.files.archive.path is '${x}'"]),
-        ("datasets/cifar10/files/archive", {"path": "x", "urls": []}, ["datasets.cifar10.files.archive.urls", "unknown key"]),
+        (
+            "datasets/cifar10/files/archive",
+            {"path": "x", "urls": []},
+            ["datasets.cifar10.files.archive.urls", "unknown key"],
+        ),
         ("datasets/cifar10/files/archive", {"paht": "x"}, ["datasets.cifar10.files.archive.name is missing"]),
         ("datasets/cifar10/files/archive", "my.npz", ["datasets.cifar10.files.archive is 'my.npz'", "mapping"]),
         # names

@@ -1,9 +1,13 @@
 """Operations counted by hand, and by loops over every spike."""
 
+import doctest
+
 import numpy as np
 import pandas as pd
 import pytest
 import torch
+from spikingjelly.activation_based import functional, layer
+from spikingjelly.activation_based import neuron as node
 from spikingjelly.activation_based.op_counter import (
     DispatchCounterMode,
     LemaireEnergyProfiler,
@@ -15,9 +19,11 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 from spiking_diffusion import artifacts, paths
 from spiking_diffusion.benchmark.plain import PlainDecoder, PlainEncoder, PlainSDID, plain_layer
 from spiking_diffusion.diffusion import SDID, ResidualSDID
+from spiking_diffusion.errors import UserError
 from spiking_diffusion.families import load
 from spiking_diffusion.graph.jobs import Job
-from spiking_diffusion.metrics.energy import Counter, connections, fan_out, totals
+from spiking_diffusion.metrics import energy
+from spiking_diffusion.metrics.energy import Counter, connections, count, fan_out, totals
 from spiking_diffusion.snn import SpikingDecoder, SpikingEncoder, layers
 from spiking_diffusion.stages import make
 
@@ -219,6 +225,64 @@ def test_accumulates_are_those_of_spikingjelly(neuron, lively, build, plainly, s
     assert _spikingjelly(SynOpCounter(), plainly(net), x) == pytest.approx(table["accumulates"].sum(), rel=1e-12)
     border = table["synops"].sum() - table["macs"].sum() - table["accumulates"].sum()
     assert border == pytest.approx(0) if len(shape) == 3 else border > 0
+
+
+class Own(nn.Module):
+    """A network as a user of SpikingJelly writes it, in either step mode."""
+
+    def __init__(self, mode):
+        super().__init__()
+        torch.manual_seed(0)
+        self.mode = mode
+        self.net = nn.Sequential(
+            layer.Conv2d(2, 8, 3, padding=1, bias=False),
+            layer.BatchNorm2d(8),
+            node.LIFNode(v_threshold=0.1),
+            layer.Conv2d(8, 6, 3, stride=2, padding=2, dilation=2, groups=2),
+            node.LIFNode(v_threshold=0.1),
+            layer.ConvTranspose2d(6, 4, 3, stride=2, output_padding=1),
+            node.IFNode(v_threshold=0.1),
+            layer.Flatten(),
+            layer.Linear(4 * 10 * 10, 5),
+        )
+        functional.set_step_mode(self.net, mode)
+
+    def forward(self, x):
+        """(T, N, 2, 8, 8) -> (T, N, 5)."""
+        functional.reset_net(self.net)
+        return self.net(x) if self.mode == "m" else torch.stack([self.net(step) for step in x])
+
+
+@pytest.mark.parametrize("mode", ["m", "s"])
+def test_a_network_of_ones_own(mode):
+    """Additions as SpikingJelly counts them; by hand the first layer, which sees pictures, and an ANN's operations."""
+    net, x = Own(mode).double().eval(), torch.rand(4, 3, 2, 8, 8).double() * 3
+    table = count(net, x, images=3, steps=4).set_index("layer")
+    assert list(table.index) == ["net.0", "net.3", "net.5", "net.8"]
+    assert table.loc["net.0", "macs"] == 4 * 64 * 9 * 2 * 8 and np.isnan(table.loc["net.0", "input_rate"])
+    assert (table.loc[["net.3", "net.5", "net.8"], "macs"] == 0).all()
+    assert (table["accumulates"] > 0).sum() >= 2
+    counter = SynOpCounter()
+    with DispatchCounterMode([counter]), torch.no_grad():
+        net(x)
+    assert counter.get_total() / 3 == pytest.approx(table["accumulates"].sum(), rel=1e-9)
+    dense = {"net.0": 64 * 9 * 2 * 8, "net.3": 16 * 9 * 8 * 6 // 2, "net.5": 16 * 9 * 6 * 4, "net.8": 400 * 5}
+    assert (table["ann_mj"] / 4.6e-9).to_dict() == pytest.approx(dense)
+    spiking = table.drop("net.0")
+    synops = spiking["input_rate"] * 4 * pd.Series(dense)[spiking.index]
+    assert spiking["synops"].to_dict() == pytest.approx(synops.to_dict())
+    assert (spiking["mj"] / 0.9e-9).to_dict() == pytest.approx(synops.to_dict())
+
+
+def test_example_of_count():
+    failed, tried = doctest.testmod(energy)
+    assert tried and not failed
+
+
+def test_layers_that_cannot_be_counted_are_named():
+    for wrong in (nn.Conv1d(2, 2, 3), nn.Conv2d(2, 2, 3, padding="same"), nn.LSTM(2, 2)):
+        with pytest.raises(UserError, match=r"0 is a .* that cannot be counted"):
+            count(nn.Sequential(wrong), torch.rand(1, 2, 8), images=1, steps=1)
 
 
 def test_accumulates_of_sdid_are_those_of_spikingjelly(neuron, lively, tiny_params):

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from math import prod
 from typing import Any
 
@@ -17,6 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from spiking_diffusion.diffusion import SDID, ResidualSDID
+from spiking_diffusion.errors import UserError
 from spiking_diffusion.snn import SpikingDecoder, SpikingLayer, StridedDecoder, use_kernels
 from spiking_diffusion.snn.residual import Block, PositionSynapse, Trunk
 
@@ -106,10 +108,14 @@ def out_shape(synapse: nn.Module, shape: Sequence[int]) -> tuple[int, ...]:
     if isinstance(synapse, nn.Linear):
         return (synapse.out_features,)
     assert isinstance(synapse, nn.Conv2d | nn.ConvTranspose2d) and isinstance(synapse.padding, tuple)
-    sides = zip(shape[1:], synapse.padding, synapse.kernel_size, synapse.stride, synapse.output_padding, strict=True)
+    settings = synapse.padding, synapse.kernel_size, synapse.stride, synapse.dilation, synapse.output_padding
+    sides = zip(shape[1:], *settings, strict=True)
     if isinstance(synapse, nn.Conv2d):
-        return (synapse.out_channels, *((side + 2 * p - k) // s + 1 for side, p, k, s, _ in sides))
-    return (synapse.out_channels, *((side - 1) * s - 2 * p + k + extra for side, p, k, s, extra in sides))
+        return (synapse.out_channels, *((side + 2 * p - d * (k - 1) - 1) // s + 1 for side, p, k, s, d, _ in sides))
+    return (
+        synapse.out_channels,
+        *((side - 1) * s - 2 * p + d * (k - 1) + 1 + extra for side, p, k, s, d, extra in sides),
+    )
 
 
 def connections(synapse: nn.Module, shape: Sequence[int]) -> int:
@@ -123,7 +129,7 @@ def connections(synapse: nn.Module, shape: Sequence[int]) -> int:
     assert isinstance(synapse, nn.Conv2d | nn.ConvTranspose2d)
     # every output position asks a whole kernel, every input of a transposed one
     asking = out_shape(synapse, shape) if isinstance(synapse, nn.Conv2d) else shape
-    return prod(asking[1:]) * prod(synapse.kernel_size) * synapse.in_channels * synapse.out_channels
+    return prod(asking[1:]) * prod(synapse.kernel_size) * synapse.in_channels * synapse.out_channels // synapse.groups
 
 
 def fan_out(synapse: nn.Module, spikes: Tensor) -> float:
@@ -135,10 +141,11 @@ def fan_out(synapse: nn.Module, spikes: Tensor) -> float:
     assert isinstance(synapse, nn.Conv2d | nn.ConvTranspose2d) and isinstance(synapse.padding, tuple)
     places, ones = spikes.sum(0)[None, None], torch.ones(1, 1, *synapse.kernel_size, dtype=spikes.dtype)
     if isinstance(synapse, nn.Conv2d):
-        reached = F.conv2d(places, ones, None, synapse.stride, synapse.padding)
+        reached = F.conv2d(places, ones, None, synapse.stride, synapse.padding, synapse.dilation)
     else:
-        reached = F.conv_transpose2d(places, ones, None, synapse.stride, synapse.padding, synapse.output_padding)
-    return float(reached.sum()) * synapse.out_channels
+        settings = synapse.stride, synapse.padding, synapse.output_padding, 1, synapse.dilation
+        reached = F.conv_transpose2d(places, ones, None, *settings)
+    return float(reached.sum()) * synapse.out_channels / synapse.groups
 
 
 @dataclass
@@ -205,6 +212,74 @@ class Counter:
             {"stage": stage, "layer": layer, **synapse.row(self.images[stage])}
             for (stage, layer), synapse in self.synapses.items()
         )
+
+
+COUNTED = (nn.Conv2d, nn.ConvTranspose2d, nn.Linear)
+NOT_COUNTED = (nn.Conv1d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose3d, nn.MultiheadAttention, nn.RNNBase)
+
+
+def count(module: nn.Module, *inputs: Any, images: int, steps: int) -> pd.DataFrame:
+    """Operations of a spiking network of your own, made of SpikingJelly's or PyTorch's layers: one row for each layer.
+
+    Calls ``module(*inputs)`` once, which processes so many ``images`` in so many time ``steps`` each. Layers may be in
+    SpikingJelly's step mode ``m`` or be called once a step. Reset the network before.
+
+    Columns are per image: ``macs`` for inputs with other values than 0 and 1, ``accumulates`` and ``synops`` for spikes
+    (docs/energy.md), ``mj``, and ``ann_mj`` of the same layer with real values and one time step.
+
+    >>> net = nn.Sequential(nn.Linear(4, 3))
+    >>> float(count(net, torch.ones(2, 4), images=2, steps=1)["accumulates"].sum())
+    12.0
+
+    Raises UserError for a layer that it cannot count.
+    """
+    found: dict[str, dict[str, float]] = {}
+    hooks = []
+    for name, layer in module.named_modules():
+        if isinstance(layer, NOT_COUNTED) or isinstance(getattr(layer, "padding", None), str):
+            raise UserError(f"{name or 'the network'} is a {type(layer).__name__} that cannot be counted: {layer}")
+        if isinstance(layer, COUNTED):
+            hooks.append(layer.register_forward_pre_hook(partial(_see, found.setdefault(name or "network", {}))))
+    try:
+        with torch.no_grad():
+            module(*inputs)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return pd.DataFrame(
+        {
+            "layer": name,
+            "input_rate": seen["spikes"] / seen["places"] if seen["places"] else None,
+            **{key: seen[key] / images for key in ("macs", "accumulates", "synops")},
+            "mj": energy_mj(seen["macs"] / images, (seen["synops"] - seen["macs"]) / images),
+            "ann_mj": energy_mj(seen["dense"] / images / steps),
+        }
+        for name, seen in found.items()
+        if seen
+    )
+
+
+def _see(seen: dict[str, float], layer: nn.Module, args: tuple[Tensor, ...]) -> None:
+    x = args[0].detach()
+    trailing = 1 if isinstance(layer, nn.Linear) else 3
+    x = x.reshape(-1, *x.shape[-trailing:]).double().cpu()  # steps and images together
+    dense, spiking = len(x) * connections(layer, x.shape[1:]), bool(((x == 0) | (x == 1)).all())
+    added = {
+        "dense": float(dense),
+        "macs": 0.0,
+        "accumulates": 0.0,
+        "synops": float(dense),
+        "spikes": 0.0,
+        "places": 0.0,
+    }
+    if spiking:
+        spikes = float(x.sum())
+        added |= {"synops": dense * spikes / x.numel(), "accumulates": fan_out(layer, x.sum(0))}
+        added |= {"spikes": spikes, "places": float(x.numel())}
+    else:
+        added["macs"] = float(dense)
+    for key, value in added.items():
+        seen[key] = seen.get(key, 0.0) + value
 
 
 def last_maps(module: nn.Module, layer: SpikingLayer) -> Iterator[tuple[str, nn.Module, bool]]:
