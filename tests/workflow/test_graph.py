@@ -264,8 +264,8 @@ def test_what_snakemake_reruns_dvc_reruns(dvc_stages: dict[str, Any]) -> None:
         assert stale <= watching, f"{dotted}: snakemake would rerun {sorted(stale - watching)}, DVC would not"
         silent += not stale
     assert tried > 150
-    # keys of recipes that no run of that kind uses, or that its tokenizer has, and `device`
-    assert silent < 0.3 * tried
+    # keys of recipes that no run of that kind uses, such as FSVAE's in recipes of ablations, or that its tokenizer has
+    assert silent < 0.35 * tried
 
 
 def variants(raw: dict[str, Any]) -> dict[str, str]:
