@@ -112,7 +112,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     complete.add_argument("--image", type=Path, required=True, metavar="FILE", help="the picture")
     complete.add_argument(
-        "--mask", type=Path, required=True, metavar="FILE", help="as large, and white where to draw anew"
+        "--mask", type=Path, required=True, metavar="FILE", help="as large as the picture, and white where to redraw it"
     )
     complete.add_argument("-n", type=int, default=8, metavar="N", help="how many completions (default: 8)")
     complete.add_argument("--out", type=Path, required=True, metavar="FILE.png", help="where to write")
@@ -234,8 +234,11 @@ def _add_grid(grid: argparse.ArgumentParser) -> None:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run a command; the exit code is 0, 1 where ``verify`` or ``prune`` found something, or 2 after one sentence
-    on stderr about what the user can mend."""
+    """Run a command.
+
+    The exit code is 0, 1 if ``verify`` or ``prune`` found something, or 2 after one sentence on stderr about what the
+    user can fix.
+    """
     gc.set_threshold(100_000)  # torch brings half a million objects that stay: by default, 1000 searches for garbage
     environment.settle()
     before = threading.excepthook
@@ -317,9 +320,7 @@ def _is_picture(args: argparse.Namespace) -> bool:
             "-n without --out would make results/samples differ from params.yaml: add --out FILE.png, "
             "or change sample.n of the run"
         )
-    given = [
-        name for name in ("condition", "guidance", "temperature", "steps", "seed") if getattr(args, name) is not None
-    ]
+    given = [name for name in HOW if getattr(args, name) is not None]
     if given and args.out is None:
         raise UserError(f"{_option(given[0])} is for pictures: add --out FILE.png, or change the recipe of the run")
     if args.out is None and args.pretrained:
