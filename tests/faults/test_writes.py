@@ -66,7 +66,7 @@ def test_full_disk(small_disk, stage):
         status, said = project.command(stage)
         if status == 0:
             break
-        assert_sentence(status, said, "cannot ", "No space left on device", "run the same command again")
+        assert_sentence(status, said, "No space left on device", "free some space", "run the same command again")
         found = project.results()
         assert found.keys() == project.expected.keys()
         assert all(content in (b"old", project.expected[name]) for name, content in found.items())
@@ -82,7 +82,7 @@ def test_read_only_folder(small_disk, stage):
     project = small_disk
     before = project.results()
     subprocess.run(["mount", "-o", "remount,ro", project.root], check=True)
-    assert_sentence(*project.command(stage), "cannot write", "Read-only file system")
+    assert_sentence(*project.command(stage), "Read-only file system", "take another folder")
     assert project.results() == before
     subprocess.run(["mount", "-o", "remount,rw", project.root], check=True)
     status, said = project.command(stage)
