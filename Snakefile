@@ -19,11 +19,8 @@ report: "workflow/report/workflow.rst"
 
 
 onstart:
-    try:
+    with one_sentence():
         locks.check_notes()
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
     # Snakemake's own lock outlives a killed holder and ends with whichever instance ends first: the profile disables it
     locks.one_snakemake()
 
@@ -67,8 +64,5 @@ for suite in params.suites:
 
 
 if workflow.exec_mode == ExecMode.DEFAULT:
-    try:
+    with one_sentence():
         check_targets(params, sys.argv[1:], {rule.name for rule in workflow.rules})
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)

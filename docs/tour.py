@@ -39,7 +39,7 @@ show(torch.cat([model.decode(states[i]) for i in chosen]), "tokens as they are r
 # %% [markdown]
 # ## Complete halves of images
 #
-# Tokens whose receptive field has a masked pixel in it are drawn anew, the others are kept.
+# Tokens whose receptive field has a masked pixel in it are redrawn. The others are kept.
 
 # %%
 images = torch.from_numpy(np.load("results/data/digits.npz")["test_images"][:8]) / 255

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from spiking_diffusion.errors import UserError
+from spiking_diffusion.progress import watch
 
 
 def pick_device(name: str) -> torch.device:
@@ -20,7 +21,8 @@ def pick_device(name: str) -> torch.device:
     return torch.device("cuda" if name == "cuda" or (name == "auto" and torch.cuda.is_available()) else "cpu")
 
 
-def batches(data: Tensor, size: int, device: torch.device) -> Iterator[Tensor]:
-    """``data`` in order, ``size`` rows at a time, on ``device``."""
-    for part in data.split(size):
+def batches(data: Tensor, size: int, device: torch.device, what: str = "") -> Iterator[Tensor]:
+    """``data`` in order, ``size`` rows at a time, on ``device``. With a name, ``what``, it tells how far it is."""
+    parts = data.split(size)
+    for part in watch(parts, f"{what}, batch", len(parts)) if what else parts:
         yield part.to(device)

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from PIL import Image, ImageOps
 from torch import Tensor
+from torch.nn import functional as F
 
 from spiking_diffusion.data.images import to_uint8
 from spiking_diffusion.errors import UserError
@@ -30,9 +31,7 @@ def inpaint(model: Model, picture: Path, mask: Path, n: int, out: Path, **how: A
     another size than the picture or that covers nothing, and for a model without tokens.
     """
     if not isinstance(model, SpikingDiffusion):
-        raise UserError(
-            f"{model.config.name} is a run of {model.config.family.title}, which has no tokens to draw anew"
-        )
+        raise UserError(f"{model.config.name} is a run of {model.config.family.title}, which has no tokens")
     make_deterministic(model.config.recipe.sample.threads)
     image, covered = read(picture, mask, model.config.dataset.shape)
     completed = model.inpaint(image, covered, n, **how)
@@ -54,10 +53,10 @@ def read(picture: Path, mask: Path, shape: list[int]) -> tuple[Tensor, Tensor]:
     if one.size != (width, height):
         log.info("%s is %d x %d pixels, and is resized to %d x %d", picture, *one.size, width, height)
     plain = one.convert("L" if channels == 1 else "RGB").resize((width, height), Image.Resampling.LANCZOS)
-    light = Image.fromarray(np.uint8(255) * (np.asarray(other) > 127)).resize((width, height), Image.Resampling.BOX)
-    covered = torch.from_numpy(np.asarray(light) > 0)
+    light = torch.from_numpy(np.asarray(other) > 127).float()[None]
+    covered = F.adaptive_max_pool2d(light, (height, width))[0] > 0
     if not covered.any():
-        raise UserError(f"{mask} covers nothing: what is to be drawn anew is white in it")
+        raise UserError(f"{mask} covers nothing: make white what is to be redrawn")
     pixels = np.asarray(plain).reshape(height, width, channels).transpose(2, 0, 1)
     return torch.from_numpy(pixels.copy())[None] / 255, covered
 

@@ -18,7 +18,7 @@ log = logging.getLogger(__name__)
 def watch(
     items: Iterable[T], what: str, total: int, first: int = 0, before: int = 0, whole: int | None = None
 ) -> Iterator[T]:
-    """The ``items``, of which there are ``total`` together with the ``first`` ones, which are left out.
+    """The ``items``, of which there are ``total`` together with the ``first`` ones, which are skipped.
 
     A loop that is part of a longer one, such as an epoch of a training, says how many came ``before`` it and how many
     there are in the ``whole``: the time that is left is that of the whole.

@@ -356,7 +356,7 @@ def test_hidden_files_and_other_files_are_passed_over(caplog):
     put({"cat/.hidden.png": b"x", ".git/a.png": b"x", "__MACOSX/cat/0.png": b"x", "notes.txt": b"x", "cat/b.gif": b"x"})
     assert sum(map(len, get("folder", "photos", test=3).images.values())) == 12
     assert "photos: 2 files are skipped, because they are not named .png, .jpg, .jpeg, .jfif, .jpe" in caplog.text
-    assert artifacts.read_json(paths.card_path("mine"))["files_passed_over"] == 2
+    assert artifacts.read_json(paths.card_path("mine"))["files_skipped"] == 2
 
 
 def test_colour_in_png_and_jpeg():

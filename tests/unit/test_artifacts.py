@@ -113,7 +113,7 @@ def test_a_folder_that_cannot_be_brought_to_disk(tmp_path, monkeypatch, number):
 
 @pytest.mark.parametrize("look", [files_of, content_hash, lambda folder: listed(folder, "*")])
 def test_a_folder_that_cannot_be_read_is_not_taken_for_empty(tmp_path, monkeypatch, look):
-    """Seen: a class of images that nobody may read was left out, and a training with such a folder began anew."""
+    """Seen: a class of images was missing, and a training with such a folder started from the beginning."""
     write_bytes(tmp_path / "cat" / "0.png", b"x")
 
     def refuse(path="."):

@@ -158,10 +158,10 @@ def test_a_completion_has_a_condition_that_fits_what_shows(drawing, monkeypatch)
     for condition in range(5):
         tokens, _, _ = model.draw_tokens(1, noise, condition=condition, **how)
         tokens[:, 4:] = 6
-        told = model._conditions_of(200, None, noise, tokens[0])
+        told = model._conditions_of(200, None, noise, tokens)
         right.append(float((told == condition).double().mean()))
     assert np.mean(right) > 3 / model.sdid.conditions
-    told = model._conditions_of(20_000, None, noise, torch.full((7, 7), 6))
+    told = model._conditions_of(20_000, None, noise, torch.full((1, 7, 7), 6))
     counts = torch.bincount(told, minlength=model.sdid.conditions) / 20_000
     assert torch.allclose(counts, model.sdid.shares, atol=0.02)
     mask[14:] = True

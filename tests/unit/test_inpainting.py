@@ -70,11 +70,25 @@ def files(untrained):
     return untrained
 
 
-def test_what_the_mask_leaves_stays(files):
+def test_a_spot_of_a_large_mask_covers_a_pixel(tmp_path, monkeypatch):
+    """One of a million, which an average would lose."""
+    monkeypatch.chdir(tmp_path)
+    large = np.zeros((1120, 1120), np.uint8)
+    Image.fromarray(large).save("x.png")
+    large[401, 999] = 255
+    Image.fromarray(large).save("m.png")
+    _, mask = read(Path("x.png"), Path("m.png"), GREY)
+    assert mask.nonzero().tolist() == [[10, 24]]
+
+
+def test_what_the_mask_leaves_stays(files, monkeypatch):
     model = load(files.resolve("digits"), CPU)
     image, mask = read(Path("x.png"), Path("half.png"), GREY)
     how = {"temperature": 1.0, "steps": 5}
-    found = model.inpaint(image, mask, 6, seed=3, **how)
+    drawn, decode = [], model.vqsvae.decode
+    with monkeypatch.context() as patch:
+        patch.setattr(model.vqsvae, "decode", lambda tokens, noise: drawn.append(tokens) or decode(tokens, noise))
+        found = model.inpaint(image, mask, 6, seed=3, **how)
     assert found.shape == (6, 1, 28, 28)
     assert torch.equal(found[..., :14, :], image[..., :14, :].expand(6, -1, -1, -1))
     assert not torch.equal(found[0], found[1]) and found.min() >= 0 and found.max() <= 1
@@ -83,9 +97,10 @@ def test_what_the_mask_leaves_stays(files):
     hidden = image.clone()
     hidden[..., 14:, :] = 0.7
     assert torch.equal(model.inpaint(hidden, mask, 6, seed=3, **how), found), "what is masked makes no difference"
-    kept, seen = model.encode(image * ~mask), model.vqsvae.covered(mask[None])
-    tokens = model.encode(found)
-    assert seen.sum() == 4 * 7 and kept[~seen].shape == (21,) and tokens.shape == (6, 7, 7)
+    kept, seen = model.encode(image * ~mask)[0], model.vqsvae.covered(mask[None])[0]
+    (tokens,) = drawn
+    assert torch.equal(tokens[:, ~seen], kept[~seen].expand(6, -1)) and seen.sum() == 4 * 7
+    assert not torch.equal(tokens[:, seen], kept[seen].expand(6, -1)) and tokens.max() < 6
     for wrong in (
         (image.repeat(2, 1, 1, 1), mask, 6),
         (image, mask[:9], 6),
@@ -139,7 +154,7 @@ def test_a_picture_of_any_kind(files, mode):
         ("--image nowhere.png", "there is no file nowhere.png"),
         ("--mask nowhere.png", "there is no file nowhere.png"),
         ("--image text.png", "text.png cannot be read as a picture (cannot identify image file"),
-        ("--mask nothing.png", "nothing.png covers nothing: what is to be drawn anew is white in it"),
+        ("--mask nothing.png", "nothing.png covers nothing: make white what is to be redrawn"),
         (
             "--mask small.png",
             "x.png is 28 x 28 pixels, small.png is 28 x 20 pixels: a mask has the size",

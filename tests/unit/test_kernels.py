@@ -16,7 +16,7 @@ pytestmark = pytest.mark.skipif(kernels.library() is None, reason="no C++ compil
 
 @pytest.fixture
 def temporary(tmp_path, monkeypatch):
-    """An empty folder for temporary files, and a compiler that needs no time: it copies what is compiled already."""
+    """An empty folder for temporary files."""
     folder = tmp_path / "temporary"
     folder.mkdir()
     monkeypatch.setattr(tempfile, "tempdir", str(folder))

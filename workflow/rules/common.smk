@@ -4,6 +4,7 @@
 import os
 import shlex
 import sys
+from contextlib import contextmanager
 from pathlib import Path
 
 from spiking_diffusion import locks, paths
@@ -17,7 +18,18 @@ from spiking_diffusion.graph.stages import wants_gpu
 from spiking_diffusion.provenance.sync import refuse_strangers
 from snakemake.settings.types import ExecMode
 
-try:
+
+@contextmanager
+def one_sentence():
+    """What the user can fix ends Snakemake with one sentence."""
+    try:
+        yield
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+
+
+with one_sentence():
     if config:
         raise UserError(
             f"--config {' '.join(config)}: settings come from params.yaml alone, which DVC reads too; "
@@ -31,9 +43,6 @@ try:
         and not {"--touch", "-t", "--unlock"} & set(sys.argv)
     ):
         refuse_strangers(params)
-except UserError as error:
-    print(f"error: {error}", file=sys.stderr)
-    sys.exit(2)
 
 # the package's command is found even where its environment is not activated
 shell.prefix(

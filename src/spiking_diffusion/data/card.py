@@ -32,7 +32,7 @@ def card(dataset: Dataset, splits: Arrays, found: Mapping[str, Found], stored: P
             split: {"total": len(labels), "by_class": np.bincount(labels, minlength=dataset.classes).tolist()}
             for split, (_, labels) in splits.items()
         },
-        "files_passed_over": splits.passed_over,
+        "files_skipped": splits.skipped,
         "pixels": _pixels(splits["train"][0]),
         "files": {
             role: {"source": file.source, "sha256": file.sha256, "verified": file.verified}

@@ -31,11 +31,11 @@ def read_images(dataset: Dataset, path: Path) -> tuple[dict[Parts, np.ndarray], 
     """Every image in a folder or archive as (C, H, W) uint8, by the parts of its name, in order of names.
 
     Names are in Unicode's composed form, as those of a Mac's archives are not. Beside them: how many files are named
-    otherwise than images, and passed over. Raises ValueError, naming the file, for an image that is damaged or not of
+    otherwise than images, and skipped. Raises ValueError, naming the file, for an image that is damaged or not of
     the dataset's kind, and for two names that look the same.
     """
     found: dict[Parts, np.ndarray] = {}
-    ignored = 0
+    skipped = 0
     with warnings.catch_warnings():
         warnings.simplefilter("error", Image.DecompressionBombWarning)
         for member in members(path):
@@ -43,14 +43,14 @@ def read_images(dataset: Dataset, path: Path) -> tuple[dict[Parts, np.ndarray], 
             if parts[0] == "__MACOSX" or any(part.startswith(".") for part in parts):
                 continue
             if not member.name.lower().endswith(SUFFIXES):
-                ignored += 1
+                skipped += 1
                 continue
             if parts in found:
                 raise ValueError(f"it has two files {'/'.join(parts)!r}, whose names look the same")
             found[parts] = _decode(member.read(FILE_LIMIT), member.name, dataset)
-    if ignored:
-        log.warning("%s: %d files are skipped, because they are not named %s", path, ignored, ", ".join(SUFFIXES))
-    return {parts: found[parts] for parts in sorted(found)}, ignored
+    if skipped:
+        log.warning("%s: %d files are skipped, because they are not named %s", path, skipped, ", ".join(SUFFIXES))
+    return {parts: found[parts] for parts in sorted(found)}, skipped
 
 
 def _decode(raw: bytes, name: str, dataset: Dataset) -> np.ndarray:
@@ -87,10 +87,11 @@ def _plain(image: Image.Image, channels: int) -> tuple[Image.Image, str]:
 
     A palette of greys is grey where ``channels`` is 1. The kind is L, RGB, or a word for what is neither.
     """
-    if image.mode not in ("1", "L", "LA", "P", "PA", "RGB", "RGBA"):
+    stored = image.mode in ("1", "LA", "P", "PA", "RGBA") or "transparency" in image.info
+    if not stored or image.mode.startswith("I"):
         return image, image.mode
     full = image.convert("RGBA")
-    if min(full.getchannel("A").tobytes()) < 255:
+    if np.asarray(full.getchannel("A")).min() < 255:
         return image, image.mode if image.mode.endswith("A") else f"transparent {image.mode}"
     if image.mode in ("1", "L", "LA"):
         return image.convert("L"), "L"

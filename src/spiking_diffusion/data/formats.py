@@ -34,7 +34,7 @@ class Arrays(dict[str, tuple[np.ndarray, Any]]):
     """What a reader returns, the names of the classes where the format has them, and how many files are no images."""
 
     class_names: tuple[str, ...] = ()
-    passed_over: int = 0
+    skipped: int = 0
 
 
 def read_dataset(dataset: Dataset, files: Files) -> Arrays:
@@ -240,12 +240,12 @@ def _whole(name: str, y: np.ndarray) -> np.ndarray:
 
 def _folder(dataset: Dataset, files: Files) -> Arrays:
     """PNG and JPEG images, one folder per class: see ``data/folder.py``."""
-    images, ignored = read_images(dataset, files["data"])
+    images, skipped = read_images(dataset, files["data"])
     splits, names = layout(images, dataset.classes)
     if not splits:
         raise ValueError("there is no PNG or JPEG image in it")
     arrays = Arrays()
-    arrays.class_names, arrays.passed_over = names, ignored
+    arrays.class_names, arrays.skipped = names, skipped
     for split, found in splits.items():
         labels = np.array([label for _, label in found]) if names else None
         arrays[split] = np.stack([images[name] for name, _ in found]), labels

@@ -42,9 +42,16 @@ class ResidualSDID(nn.Module):
         """Remember how frequent each condition is among those (N,) of the training images."""
         self.shares.copy_(torch.bincount(conditions, minlength=self.conditions) / len(conditions))
 
-    def draw_conditions(self, n: int, noise: torch.Generator) -> Tensor | None:
-        """Conditions (n,) as frequent as among training images; None where there are none."""
-        return torch.multinomial(self.shares, n, replacement=True, generator=noise) if self.conditions else None
+    def draw_conditions(self, n: int, noise: torch.Generator, log_p: Tensor | None = None) -> Tensor | None:
+        """Conditions (n,) as frequent as among training images; None if there are none.
+
+        ``log_p`` (conditions,) is the log-likelihood, under each condition, of something that is known. Conditions are
+        then drawn from their posterior.
+        """
+        if not self.conditions:
+            return None
+        p = self.shares if log_p is None else (log_p + self.shares.double().log()).softmax(0)
+        return torch.multinomial(p, n, replacement=True, generator=noise)
 
     def forward(
         self, tokens: Tensor, t: Tensor, where: Tensor | None = None, condition: Tensor | None = None

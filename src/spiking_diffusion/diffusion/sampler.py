@@ -48,10 +48,11 @@ def sample_ancestral(
     the samples. ``callback`` gets copies of the tokens and the steps (B,) after each round, e.g. to draw a trajectory.
     """
     batch, height, width = shape
-    tokens = torch.full((batch, height * width), diffusion.mask, device=device)
-    first = torch.full((batch, 1), diffusion.steps, device=device)
-    reveal_at = torch.randint(1, diffusion.steps + 1, tokens.shape, generator=generator, device=device)
-    if known is not None:
+    if known is None:
+        tokens = torch.full((batch, height * width), diffusion.mask, device=device)
+        first = torch.full((batch, 1), diffusion.steps, device=device)
+        reveal_at = torch.randint(1, diffusion.steps + 1, tokens.shape, generator=generator, device=device)
+    else:
         tokens = known.flatten(1).clone()
         share = (tokens == diffusion.mask).double().mean(1, keepdim=True)
         first = (diffusion.steps * share).ceil().long().clamp(min=1)

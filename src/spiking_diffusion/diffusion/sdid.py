@@ -36,7 +36,7 @@ class SDID(nn.Module):
 
     conditions = 0
 
-    def draw_conditions(self, n: int, noise: torch.Generator) -> None:
+    def draw_conditions(self, n: int, noise: torch.Generator, log_p: Tensor | None = None) -> None:
         """This network is told no conditions."""
 
     def forward(self, tokens: Tensor, t: Tensor, where: Tensor | None = None) -> Tensor:

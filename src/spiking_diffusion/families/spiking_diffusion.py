@@ -11,7 +11,7 @@ from torch import Tensor
 
 from spiking_diffusion import artifacts, paths
 from spiking_diffusion.config import Params, RunSettings
-from spiking_diffusion.diffusion import ResidualSDID, sample_ancestral
+from spiking_diffusion.diffusion import sample_ancestral
 from spiking_diffusion.diffusion.absorbing import bits_per_token, log_likelihoods
 from spiking_diffusion.diffusion.loading import load_sdid
 from spiking_diffusion.errors import UserError
@@ -55,11 +55,20 @@ class SpikingDiffusion(Model):
         return notes
 
     def draw_tokens(
-        self, size: int, noise: torch.Generator, condition: int | None = None, callback: Any = None, **how: Any
+        self,
+        size: int,
+        noise: torch.Generator,
+        condition: int | None = None,
+        callback: Any = None,
+        known: Tensor | None = None,
+        **how: Any,
     ) -> tuple[Tensor, int, Tensor | None]:
-        """``size`` grids of tokens, the network calls that all of them took, and their conditions."""
+        """``size`` grids of tokens, the network calls that all of them took, and their conditions.
+
+        Tokens ``known`` (1, h, w) in [0, K] are kept where they are not the mask K.
+        """
         notes = self.how(**how)
-        told = self._conditions_of(size, condition, noise)
+        told = self._conditions_of(size, condition, noise, known)
         tokens, calls = sample_ancestral(
             self.sdid,
             self.diffusion,
@@ -71,6 +80,7 @@ class SpikingDiffusion(Model):
             steps=int(notes["steps"]),
             condition=told,
             guidance=notes.get("guidance", 0.0),
+            known=None if known is None else known.expand(size, -1, -1),
         )
         return tokens, calls, told
 
@@ -91,8 +101,8 @@ class SpikingDiffusion(Model):
     ) -> Tensor:
         """``n`` completions of an ``image`` (1, C, H, W) in [0, 1] where ``mask`` (H, W) bool is True: (n, C, H, W).
 
-        Tokens that see a masked pixel (``VQSVAE.covered``) are drawn anew, the others are kept, and so are the pixels
-        outside the mask. A model with conditions draws one for each completion, with the probability that it has given
+        Tokens that see a masked pixel (``VQSVAE.covered``) are redrawn. The other tokens and the pixels outside the
+        mask are kept. A model with conditions draws one for each completion, with the probability that it has given
         the tokens that show, unless ``condition`` says which. ``how`` is as in ``sample``.
 
         Raises UserError for shapes that do not fit and for an unknown condition.
@@ -104,39 +114,22 @@ class SpikingDiffusion(Model):
                 f"{len(image)}, {tuple(mask.shape)} of {str(mask.dtype).removeprefix('torch.')}, and {n}"
             )
         mask = mask.to(self.device)
-        noise = generator(self.device, self.config.recipe.seed if seed is None else seed, "inpaint")
-        shown = self.encode(image * ~mask).masked_fill(self.vqsvae.covered(mask[None]), self.diffusion.mask)
-        told = self._conditions_of(n, condition, noise, shown[0])
-        notes, drawn = self.how(**how), []
-        for part in torch.arange(n).split(self.config.recipe.sample.batch_size):
-            tokens, _ = sample_ancestral(
-                self.sdid,
-                self.diffusion,
-                (len(part), *self.vqsvae.token_shape),
-                notes["temperature"],
-                noise,
-                self.device,
-                steps=int(notes["steps"]),
-                condition=None if told is None else told[part.to(self.device)],
-                guidance=notes.get("guidance", 0.0),
-                known=shown.expand(len(part), -1, -1),
-            )
-            drawn.append(self.vqsvae.decode(tokens, noise))
-        return torch.where(mask, torch.cat(drawn), image).cpu()
+        known = self.encode(image * ~mask).masked_fill(self.vqsvae.covered(mask[None]), self.diffusion.mask)
+        parts = self._parts(n, "inpaint", seed, {"known": known, "condition": condition, **how})
+        return torch.where(mask, torch.cat([part.images for part in parts]), image).cpu()
 
     def _conditions_of(
-        self, size: int, condition: int | None, noise: torch.Generator, tokens: Tensor | None = None
+        self, size: int, condition: int | None, noise: torch.Generator, known: Tensor | None
     ) -> Tensor | None:
-        """``size`` conditions: the one asked for, or drawn, given ``tokens`` (h, w) if there are any."""
+        """``size`` conditions: the one asked for, or drawn, given the tokens ``known`` (1, h, w) if there are any."""
         if condition is not None:
             if not 0 <= condition < self.sdid.conditions:
                 raise UserError(f"condition is {condition}: {self.config.name} has {self.sdid.conditions} conditions")
             return torch.full((size,), condition, device=self.device)
-        if tokens is None or not isinstance(self.sdid, ResidualSDID) or not self.sdid.conditions:
-            return self.sdid.draw_conditions(size, noise)
-        log_p = log_likelihoods(self.sdid, self.diffusion, tokens, self.sdid.conditions, noise)
-        p = (log_p + self.sdid.shares.double().log()).softmax(0)
-        return torch.multinomial(p, size, replacement=True, generator=noise)
+        log_p = None
+        if known is not None and self.sdid.conditions:
+            log_p = log_likelihoods(self.sdid, self.diffusion, known[0], self.sdid.conditions, noise)
+        return self.sdid.draw_conditions(size, noise, log_p)
 
     @torch.no_grad()
     def encode(self, images: Tensor) -> Tensor:

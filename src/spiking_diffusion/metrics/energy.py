@@ -233,53 +233,29 @@ def count(module: nn.Module, *inputs: Any, images: int, steps: int) -> pd.DataFr
 
     Raises UserError for a layer that it cannot count.
     """
-    found: dict[str, dict[str, float]] = {}
+    found: dict[tuple[str, bool], Synapse] = {}
+
+    def see(name: str, layer: nn.Module, args: tuple[Tensor, ...]) -> None:
+        x = args[0]
+        x = x.reshape(-1, *x.shape[-1 if isinstance(layer, nn.Linear) else -3 :])  # steps and images together
+        spikes = bool(((x == 0) | (x == 1)).all())
+        found.setdefault((name, spikes), Synapse(layer, 1)).see(x[None] if spikes else x, len(x), not spikes)
+
     hooks = []
     for name, layer in module.named_modules():
         if isinstance(layer, NOT_COUNTED) or isinstance(getattr(layer, "padding", None), str):
             raise UserError(f"{name or 'the network'} is a {type(layer).__name__} that cannot be counted: {layer}")
         if isinstance(layer, COUNTED):
-            hooks.append(layer.register_forward_pre_hook(partial(_see, found.setdefault(name or "network", {}))))
+            hooks.append(layer.register_forward_pre_hook(partial(see, name or "network")))
     try:
         with torch.no_grad():
             module(*inputs)
     finally:
         for hook in hooks:
             hook.remove()
-    return pd.DataFrame(
-        {
-            "layer": name,
-            "input_rate": seen["spikes"] / seen["places"] if seen["places"] else None,
-            **{key: seen[key] / images for key in ("macs", "accumulates", "synops")},
-            "mj": energy_mj(seen["macs"] / images, (seen["synops"] - seen["macs"]) / images),
-            "ann_mj": energy_mj(seen["dense"] / images / steps),
-        }
-        for name, seen in found.items()
-        if seen
-    )
-
-
-def _see(seen: dict[str, float], layer: nn.Module, args: tuple[Tensor, ...]) -> None:
-    x = args[0].detach()
-    trailing = 1 if isinstance(layer, nn.Linear) else 3
-    x = x.reshape(-1, *x.shape[-trailing:]).double().cpu()  # steps and images together
-    dense, spiking = len(x) * connections(layer, x.shape[1:]), bool(((x == 0) | (x == 1)).all())
-    added = {
-        "dense": float(dense),
-        "macs": 0.0,
-        "accumulates": 0.0,
-        "synops": float(dense),
-        "spikes": 0.0,
-        "places": 0.0,
-    }
-    if spiking:
-        spikes = float(x.sum())
-        added |= {"synops": dense * spikes / x.numel(), "accumulates": fan_out(layer, x.sum(0))}
-        added |= {"spikes": spikes, "places": float(x.numel())}
-    else:
-        added["macs"] = float(dense)
-    for key, value in added.items():
-        seen[key] = seen.get(key, 0.0) + value
+    table = pd.DataFrame({"layer": name, **synapse.row(images)} for (name, _), synapse in found.items())
+    table["ann_mj"] /= steps
+    return table[["layer", "input_rate", "macs", "accumulates", "synops", "mj", "ann_mj"]]
 
 
 def last_maps(module: nn.Module, layer: SpikingLayer) -> Iterator[tuple[str, nn.Module, bool]]:

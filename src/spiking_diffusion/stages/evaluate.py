@@ -25,7 +25,6 @@ from spiking_diffusion.metrics.protocols import Images, measure
 from spiking_diffusion.metrics.reading import Reader, class_balance, legible
 from spiking_diffusion.metrics.reconstruction import mse, released_ssim_loss, ssim_loss
 from spiking_diffusion.metrics.rows import write_row
-from spiking_diffusion.progress import watch
 from spiking_diffusion.randomness import generator
 
 COPIES = 1000
@@ -152,7 +151,6 @@ def _reconstruct(model: Model, images: Tensor, batch_size: int) -> tuple[Tensor,
 def _rebuilt(model: Model, images: Tensor, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
     """Images (N, C, H, W) uint8 as floats, batch by batch, with their reconstructions, which are not clamped."""
     noise = generator(model.device, model.config.recipe.seed, "evaluate", "posterior")
-    what, parts = f"reconstructing {model.config.name}, batch", -(-len(images) // batch_size)
-    for part in watch(batches(images, batch_size, model.device), what, parts):
+    for part in batches(images, batch_size, model.device, f"reconstructing {model.config.name}"):
         real = to_unit(part)
         yield real, model.unclamped(real, noise)

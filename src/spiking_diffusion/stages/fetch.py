@@ -59,7 +59,7 @@ def _split(name: str, dataset: Dataset, arrays: Arrays) -> Arrays:
         )
     order = np.random.default_rng(dataset.split.seed).permutation(len(images))
     splits = Arrays(arrays)
-    splits.class_names, splits.passed_over = arrays.class_names, arrays.passed_over
+    splits.class_names, splits.skipped = arrays.class_names, arrays.skipped
     for split, size in sizes.items():
         chosen, order = np.sort(order[:size]), order[size:]
         splits[split] = images[chosen], labels[chosen]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from importlib import import_module
 
-import matplotlib as mpl
 import matplotlib.pyplot as plt
 
 from spiking_diffusion.graph.jobs import Job
@@ -19,9 +18,7 @@ def run(job: Job) -> None:
     """
     module, kind = import_module(f"spiking_diffusion.{job.spec.draws}"), job.spec.options["kind"]
     of_suite = groups(job.params, job.name)
-    with plt.rc_context():
-        mpl.rcdefaults()  # whatever style the user has
-        plt.rcParams.update(STYLE)
+    with plt.style.context(STYLE, after_reset=True):  # whatever style the user has
         figure = getattr(module, kind)(of_suite)
         for path in job.outputs:
             if path.suffix == ".gif":

@@ -11,7 +11,6 @@ from spiking_diffusion.data.images import load_images, to_unit
 from spiking_diffusion.devices import batches
 from spiking_diffusion.errors import UserError
 from spiking_diffusion.graph.jobs import Job
-from spiking_diffusion.progress import watch
 from spiking_diffusion.vqsvae.loading import load_vqsvae
 
 
@@ -29,8 +28,8 @@ def run(job: Job, device: torch.device) -> None:
     features: dict[str, np.ndarray] = {}
     for split in SPLITS:
         tokens, kept = [], []
-        images, size = data.images[split], settings.train.batch_size
-        for part in watch(batches(images, size, device), f"tokens {job.name}, {split} batch", -(-len(images) // size)):
+        what = f"tokens {job.name}, {split}"
+        for part in batches(data.images[split], settings.train.batch_size, device, what):
             z_e = model.readout(model.encoder(to_unit(part)))
             tokens.append(model.codebook.nearest(z_e).cpu())
             if condition.by == "code":
