@@ -16,10 +16,10 @@ import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 from spiking_diffusion import __version__, environment, locks, paths
-from spiking_diffusion.config import FAMILIES, Params, load_params
+from spiking_diffusion.config import FAMILIES, Params, Sampler, load_params
 from spiking_diffusion.errors import UserError, refused, unknown
 from spiking_diffusion.graph.dvc import dvc_yaml
 from spiking_diffusion.graph.grid import grid_text
@@ -38,7 +38,7 @@ log = logging.getLogger(__name__)
 SHOWN = (".md", ".json", ".csv")
 """Main outputs that are printed when a command has made them. Of others the path is printed."""
 INTERRUPTED = "A training that was interrupted continues where it was."
-HOW = ("condition", "guidance", "temperature", "steps", "seed")
+HOW = ("condition", "guidance", "sampler", "temperature", "steps", "seed")
 """How a picture is drawn, as far as options say it; ``condition`` is called --class there."""
 BENCHES = ("vqsvae", "sdid", "fsvae", "sample")
 
@@ -172,6 +172,7 @@ def _add_how(parser: argparse._ActionsContainer) -> None:
         help="the class, of a model that was trained with classes; the global code of one that was trained with codes",
     )
     parser.add_argument("--guidance", type=float, metavar="W", help="how strongly the class is followed, 0 or more")
+    parser.add_argument("--sampler", choices=get_args(Sampler), help="the order in which tokens are revealed")
     parser.add_argument("--temperature", type=float, metavar="T", help="divides the logits: below 1 for safer pictures")
     parser.add_argument("--steps", type=int, metavar="S", help="in how many steps all tokens are revealed")
     parser.add_argument("--seed", type=int, metavar="SEED", help="another seed, other pictures")
@@ -183,7 +184,7 @@ def _how(args: argparse.Namespace, model: Model) -> dict[str, Any]:
     limits = {"temperature": how.get("temperature", 1) > 0, "guidance": how.get("guidance", 0) >= 0}
     limits |= {"steps": how.get("steps", 1) >= 1, "seed": 0 <= how.get("seed", 0) < 2**63}
     for name, fits in limits.items():
-        if not fits or not math.isfinite(how.get(name, 0)):
+        if not (fits and math.isfinite(how.get(name, 0))):
             raise UserError(f"--{name} is {how[name]}: see `spiking-diffusion {args.command} --help`")
     known = {_option(name) for name in {"seed", *model.options}}
     for name in how:

@@ -17,7 +17,7 @@ from spiking_diffusion.weights import halved
 
 CONFIG = "config.json"
 """The complete setting of the run, which builds the model without ``params.yaml``."""
-HOW = ("steps", "temperature", "guidance", "network_calls")
+HOW = ("sampler", "steps", "temperature", "guidance", "network_calls")
 NUMBERS = (
     *("classifier_fid", "classifier_fid_deviation", "classifier_train_test_fid", "classifier_perfect_prior_fid"),
     *("classifier_precision", "classifier_recall", "classifier_n_generated"),
@@ -51,7 +51,7 @@ def export(params: Params, name: str, folder: Path, half: bool = False) -> Path:
     """
     run, row = params.resolve(name), read_row(name)
     how = families.load(run, torch.device("cpu")).how()
-    tuned: dict[str, Any] = {key: how[key] for key in ("temperature", "guidance") if key in how}
+    tuned: dict[str, Any] = {key: how[key] for key in ("sampler", "temperature", "guidance") if key in how}
     recipe = run.recipe.model_copy(update={"sample": run.recipe.sample.model_copy(update=tuned)})
     settings = run.model_copy(update={"recipe": recipe})
     hashes: dict[str, str] = {}

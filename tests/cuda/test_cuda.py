@@ -11,7 +11,7 @@ from spikingjelly.activation_based import functional
 
 from spiking_diffusion.config import load_params
 from spiking_diffusion.data.images import ImageSet
-from spiking_diffusion.diffusion import AbsorbingDiffusion, sample_ancestral
+from spiking_diffusion.diffusion import AbsorbingDiffusion, sample_tokens
 from spiking_diffusion.randomness import make_deterministic, seed_initialisation
 from spiking_diffusion.snn import set_precision
 from spiking_diffusion.stages.fsvae import FSVAETask
@@ -203,7 +203,7 @@ def test_samples_are_of_the_distribution(steps):
     def denoiser(tokens, t, where):
         return torch.tensor([0.25, 0.75], device=CUDA).log().expand(int(where.sum()), 2)
 
-    drawn, _ = sample_ancestral(
+    drawn, _ = sample_tokens(
         denoiser, diffusion, (500, 4, 4), 1.0, torch.Generator(CUDA).manual_seed(0), CUDA, steps=steps
     )
     assert float((drawn == 1).float().mean()) == pytest.approx(0.75, abs=0.02)

@@ -167,7 +167,10 @@ def tiny_params():
         quick["fsvae"] |= {"channels": [4, 4], "code_dim": 4, "latent_dim": 6, "k": 3}
         quick["sample"] |= {"n": 30, "batch_size": 20, "threads": torch.get_num_threads(), "temperature": "tuned"}
         quick["sample"] |= sample
-        quick["tune"] = {"n": 25, "temperatures": [0.3, 1.0, 3.0], "guidances": [0.0], "steps": [60, 1, 7]}
+        quick["tune"] = {
+            **{"n": 25, "samplers": ["margin", "ancestral"], "temperatures": [0.3, 1.0, 3.0]},
+            **{"guidances": [0.0], "steps": [60, 1, 7]},
+        }
         quick["evaluate"] |= {"kid_subsets": 3, "protocols": ["classifier"]}
         quick["energy"] = {"n": 30}
         return config.check_params(raw)

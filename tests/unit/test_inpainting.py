@@ -163,7 +163,7 @@ def test_a_picture_of_any_kind(files, mode):
         ("--out o.jpg", "--out is 'o.jpg': give a name that ends in .png"),
         ("--run digits-fsvae", "digits-fsvae is a run of FSVAE, which has no tokens"),
         ("--run digist", "did you mean 'digits'?"),
-        ("--class 3", "digits was trained without what --class sets: its options are --seed, --steps, --temperature"),
+        ("--class 3", "digits was trained without what --class sets: its options are --sampler, --seed, --steps,"),
         ("--guidance 1", "digits was trained without what --guidance sets"),
         ("--temperature 0", "--temperature is 0.0: see `spiking-diffusion inpaint --help`"),
         ("--temperature nan", "--temperature is nan"),
@@ -181,9 +181,9 @@ def test_what_does_not_fit_is_told(files, capsys, change, said):
 def test_options_of_a_picture(files, capsys):
     """They do what the same words do from Python, and are refused where no picture is drawn."""
     sample = ["sample", "--device", "cpu", "-n", "4", "--out", "o.png", "--steps", "3"]
-    assert main([*sample, "--run", "digits", "--temperature", "0.5", "--seed", "7"]) == 0
     model = load(files.resolve("digits"), CPU)
-    expected = (model.sample(4, temperature=0.5, steps=3, seed=7) * 255).round()
+    assert main([*sample, "--run", "digits", "--temperature", "0.5", "--seed", "7", "--sampler", "margin"]) == 0
+    expected = (model.sample(4, temperature=0.5, steps=3, seed=7, sampler="margin") * 255).round()
     assert np.abs(np.asarray(Image.open("o.png"))[:28, :28] - expected[0, 0].numpy()).max() <= 1
     for option in ("--seed 3", "--class 3", "--steps 2"):
         assert main(["sample", "--run", "digits", *option.split()]) == 2

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from spiking_diffusion.diffusion import AbsorbingDiffusion, sample_ancestral
+from spiking_diffusion.diffusion import AbsorbingDiffusion, sample_tokens
 from spiking_diffusion.snn import layers
 from spiking_diffusion.snn.layers import record_rates
 from spiking_diffusion.stages.inspect import codes_in_context, trajectory
@@ -20,7 +20,7 @@ def test_trajectory_loses_masks_with_t_and_never_changes_a_token(rng, steps):
         def denoiser(tokens, t, where):
             return torch.zeros(int(where.sum()), 5)
 
-        sample_ancestral(denoiser, diffusion, shape, 1.0, rng(), torch.device("cpu"), note, steps=steps)
+        sample_tokens(denoiser, diffusion, shape, 1.0, rng(), torch.device("cpu"), note, steps=steps)
 
     states = trajectory(draw, diffusion, shape)
     masked = states == diffusion.mask

@@ -1,7 +1,8 @@
-"""The ancestral sampler against the law of its definition, computed exactly on small grids."""
+"""Samplers against the laws of their definitions, computed exactly on small grids."""
 
 import itertools
 import math
+from typing import get_args
 
 import numpy as np
 import pytest
@@ -9,8 +10,10 @@ import torch
 from scipy import stats
 
 from spiking_diffusion import artifacts
-from spiking_diffusion.diffusion import AbsorbingDiffusion, sample_ancestral
+from spiking_diffusion.config import Sampler
+from spiking_diffusion.diffusion import AbsorbingDiffusion, sample_tokens
 from spiking_diffusion.diffusion.absorbing import log_likelihoods
+from spiking_diffusion.diffusion.sampler import REMASKED, SAMPLERS, cosine_schedule, geometric_schedule
 from spiking_diffusion.families import load
 from spiking_diffusion.graph.jobs import Job
 from spiking_diffusion.stages import make
@@ -97,7 +100,7 @@ def test_perfect_denoiser_gives_the_data_law(joint, rng):
     steps, n = 10**6, 20_000
     table = torch.as_tensor(exact_conditionals(joint, 3, 4))
     denoiser = TableDenoiser(table[None], 3)
-    tokens, _ = sample_ancestral(
+    tokens, _ = sample_tokens(
         lambda x, t, where: denoiser(x, torch.zeros_like(t), where),
         AbsorbingDiffusion(3, steps),
         (n, 2, 2),
@@ -112,7 +115,7 @@ def test_one_step_gives_the_product_of_marginals(joint, rng):
     """The same denoiser with everything revealed at once: tokens lose their dependence, and the test sees it."""
     n = 20_000
     table = np.stack([exact_conditionals(joint, 3, 4)] * 2)
-    tokens, calls = sample_ancestral(TableDenoiser(table, 3), AbsorbingDiffusion(3, 1), (n, 2, 2), 1.0, rng(), CPU)
+    tokens, calls = sample_tokens(TableDenoiser(table, 3), AbsorbingDiffusion(3, 1), (n, 2, 2), 1.0, rng(), CPU)
     marginals = [joint.sum(tuple(axis for axis in range(4) if axis != i)) for i in range(4)]
     product = np.einsum("a,b,c,d->abcd", *marginals).flatten()
     assert calls == n
@@ -124,7 +127,7 @@ def test_law_is_that_of_the_step_by_step_definition(random_table, rng):
     """T_d = 4: several tokens at one step, steps without any, and a denoiser that looks at t."""
     n = 20_000
     denoiser = TableDenoiser(random_table, 2)
-    tokens, _ = sample_ancestral(denoiser, AbsorbingDiffusion(2, 4), (n, 2, 2), 1.0, rng(), CPU)
+    tokens, _ = sample_tokens(denoiser, AbsorbingDiffusion(2, 4), (n, 2, 2), 1.0, rng(), CPU)
     assert (tokens.shape, tokens.dtype) == ((n, 2, 2), torch.int64)
     assert stats.chisquare(counts_of(tokens, 2), law_of_definition(random_table, 2, 4, EVERY_STEP) * n).pvalue > 0.01
 
@@ -136,7 +139,7 @@ def test_known_tokens_stay_and_the_others_have_their_law_given_these(joint, rng)
     known = torch.full((n, 2, 2), 3)
     known[: n // 2, 0, 1], known[: n // 2, 1, 0] = 2, 0
     seen = []
-    tokens, _ = sample_ancestral(
+    tokens, _ = sample_tokens(
         lambda x, t, where: seen.append(t.max()) or denoiser(x, torch.zeros_like(t), where),
         AbsorbingDiffusion(3, steps),
         (n, 2, 2),
@@ -163,7 +166,7 @@ def test_known_tokens_begin_at_the_step_of_their_number(rng):
             steps.extend(t.tolist())
             return torch.zeros(int(where.sum()), 2)
 
-        tokens, calls = sample_ancestral(
+        tokens, calls = sample_tokens(
             denoiser, AbsorbingDiffusion(2, 4), (100, 2, 2), 1.0, rng(), CPU, steps=wanted, known=known
         )
         assert max(steps) == most and set(steps) == ({2} if wanted == 1 else {1, 2})
@@ -206,7 +209,7 @@ def law_of_calls(n, steps):
 def test_number_of_calls_has_the_law_of_the_definition(random_table, rng):
     n, per_sample = 10_000, torch.zeros(10_000, dtype=torch.int64)
     denoiser = TableDenoiser(random_table, 2)
-    _, calls = sample_ancestral(
+    _, calls = sample_tokens(
         denoiser, AbsorbingDiffusion(2, 4), (n, 2, 2), 1.0, rng(), CPU, lambda _, t: per_sample.add_(t > 0)
     )
     expected = law_of_calls(4, 4)
@@ -228,7 +231,7 @@ def test_expected_number_of_calls_for_49_tokens(rng):
     def denoiser(x, t, where):
         return torch.zeros(int(where.sum()), 2)
 
-    sample_ancestral(denoiser, diffusion, (n, 7, 7), 1.0, rng(), CPU, lambda _, t: per_sample.add_(t > 0))
+    sample_tokens(denoiser, diffusion, (n, 7, 7), 1.0, rng(), CPU, lambda _, t: per_sample.add_(t > 0))
     error = 5 * float(per_sample.std()) / math.sqrt(n)
     assert float(per_sample.mean()) == pytest.approx(49 * (1 - (1 - 1 / 49) ** 49), abs=error)
 
@@ -237,7 +240,7 @@ def test_network_is_asked_at_the_next_step_that_reveals_something(random_table, 
     """Never for a finished sample; what is masked at a call is what is revealed at this t or a smaller one."""
     n, steps, frames = 3000, 4, []
     denoiser = TableDenoiser(random_table, 2)
-    tokens, _ = sample_ancestral(
+    tokens, _ = sample_tokens(
         denoiser,
         AbsorbingDiffusion(2, steps),
         (n, 2, 2),
@@ -277,7 +280,7 @@ def test_small_temperature_takes_the_most_likely_token(rng):
     def denoiser(x, t, where):
         return logits.expand(len(x), -1, -1, -1).movedim(1, -1)[where]
 
-    tokens, _ = sample_ancestral(denoiser, AbsorbingDiffusion(5, 6), (50, 2, 3), 1e-4, rng(), CPU)
+    tokens, _ = sample_tokens(denoiser, AbsorbingDiffusion(5, 6), (50, 2, 3), 1e-4, rng(), CPU)
     assert torch.equal(tokens, logits.argmax(0).expand(50, -1, -1))
 
 
@@ -288,7 +291,7 @@ def test_temperature_divides_the_logits(temperature, rng):
     def denoiser(x, t, where):
         return logits.expand(int(where.sum()), 4)
 
-    tokens, _ = sample_ancestral(denoiser, AbsorbingDiffusion(4, 1), (n, 1, 1), temperature, rng(), CPU)
+    tokens, _ = sample_tokens(denoiser, AbsorbingDiffusion(4, 1), (n, 1, 1), temperature, rng(), CPU)
     weights = np.exp(logits.double().numpy() / temperature)
     assert stats.chisquare(counts_of(tokens, 4), weights / weights.sum() * n).pvalue > 0.01
 
@@ -297,7 +300,7 @@ def test_samples_depend_on_the_generator_alone(random_table, rng):
     def draw(seed):
         torch.rand(3)  # the global generator moves on
         diffusion = AbsorbingDiffusion(2, 4)
-        return sample_ancestral(TableDenoiser(random_table, 2), diffusion, (50, 2, 2), 1.0, rng(seed), CPU)[0]
+        return sample_tokens(TableDenoiser(random_table, 2), diffusion, (50, 2, 2), 1.0, rng(seed), CPU)[0]
 
     assert torch.equal(draw(1), draw(1))
     assert not torch.equal(draw(1), draw(2))
@@ -309,7 +312,7 @@ def test_samples_depend_on_the_generator_alone(random_table, rng):
 def test_as_many_steps_as_there_are_is_the_same_sampler(random_table, rng):
     def draw(steps):
         denoiser = TableDenoiser(random_table, 2)
-        return sample_ancestral(denoiser, AbsorbingDiffusion(2, 4), (50, 2, 2), 1.0, rng(), CPU, steps=steps)
+        return sample_tokens(denoiser, AbsorbingDiffusion(2, 4), (50, 2, 2), 1.0, rng(), CPU, steps=steps)
 
     (tokens, calls), (same, same_calls) = draw(None), draw(4)
     assert torch.equal(tokens, same)
@@ -320,7 +323,7 @@ def test_as_many_steps_as_there_are_is_the_same_sampler(random_table, rng):
 def test_law_of_fewer_steps(random_table, steps, times, rng):
     """From t to the next u, a masked token is revealed with probability (t - u) / t, and the network sees t."""
     n, asked = 20_000, set()
-    tokens, calls = sample_ancestral(
+    tokens, calls = sample_tokens(
         TableDenoiser(random_table, 2),
         AbsorbingDiffusion(2, 4),
         (n, 2, 2),
@@ -348,7 +351,7 @@ def test_every_one_of_the_steps_reveals_something(steps, rng):
         return torch.zeros(int(where.sum()), 2)
 
     diffusion = AbsorbingDiffusion(2, 49)
-    sample_ancestral(denoiser, diffusion, (60, 7, 7), 1.0, rng(), CPU, lambda _, t: seen.update(t.tolist()), steps)
+    sample_tokens(denoiser, diffusion, (60, 7, 7), 1.0, rng(), CPU, lambda _, t: seen.update(t.tolist()), steps)
     assert seen - {0} == {j * 49 // steps for j in range(1, steps + 1)}
 
 
@@ -365,7 +368,7 @@ def test_guidance_adds_what_the_condition_changes():
 
     n, condition = 20_000, torch.arange(20_000)
     generator = torch.Generator().manual_seed(0)
-    tokens, calls = sample_ancestral(
+    tokens, calls = sample_tokens(
         denoiser, diffusion, (n, 1, 2), 1.0, generator, CPU, condition=condition, guidance=1.5
     )
     found = torch.bincount(tokens.flatten(), minlength=size).numpy()
@@ -375,7 +378,7 @@ def test_guidance_adds_what_the_condition_changes():
     assert len(told) == len(seen) / 2
     assert calls == 2 * sum(map(len, told))
     assert torch.equal(told[0], condition)  # all of them begin
-    _, plain = sample_ancestral(denoiser, diffusion, (n, 1, 2), 1.0, generator, CPU, condition=condition)
+    _, plain = sample_tokens(denoiser, diffusion, (n, 1, 2), 1.0, generator, CPU, condition=condition)
     assert plain < calls
 
 
@@ -395,3 +398,160 @@ def test_as_many_images_as_the_recipe_says_in_its_steps(untrained, tiny_params):
     drawn = artifacts.read_npz(make(Job(params, "sample", "digits"), "cpu"))
     assert drawn["images"].shape == (7, 1, 28, 28)
     assert (drawn["temperature"], drawn["steps"], drawn["network_calls"]) == (0.7, 1, 1)
+
+
+# --- other samplers -------------------------------------------------------------------------------------
+
+
+def test_settings_know_every_sampler():
+    assert tuple(SAMPLERS) == get_args(Sampler)
+
+
+class Perfect(TableDenoiser):
+    """The exact conditionals of a joint law over 2x2 grids of 3 codes."""
+
+    def __init__(self, joint):
+        super().__init__(exact_conditionals(joint, 3, 4)[None], 3)
+        self.steps = []
+
+    def __call__(self, tokens, t, where):
+        self.steps.append(t)
+        return super().__call__(tokens, torch.zeros_like(t), where)
+
+
+@pytest.mark.parametrize(("sampler", "steps"), [("cosine", 4), ("cosine", 9), ("margin", 9), ("remask", 800)])
+def test_exact_samplers_give_the_data_law(sampler, steps, joint, rng, monkeypatch):
+    """One token a call. ``remask`` needs many steps, in which two of four tokens seldom change together."""
+    n = 20_000
+    monkeypatch.setattr("spiking_diffusion.diffusion.sampler.REMASKED", 0.005)
+    tokens, _ = sample_tokens(
+        Perfect(joint), AbsorbingDiffusion(3, 4), (n, 2, 2), 1.0, rng(2), CPU, steps=steps, sampler=sampler
+    )
+    assert stats.chisquare(counts_of(tokens, 3), joint.flatten() * n).pvalue > 0.01
+
+
+def test_cosine_in_two_steps_has_the_law_of_its_definition(joint, rng):
+    """4 cos(pi/4) is 2.8: two random tokens from their marginals, then the others, each given these two."""
+    n, law = 20_000, np.zeros((3, 3, 3, 3))
+    for first in itertools.combinations(range(4), 2):
+        others = [axis for axis in range(4) if axis not in first]
+        for grid in itertools.product(range(3), repeat=4):
+            shown = [joint.sum(tuple(a for a in range(4) if a != axis))[grid[axis]] for axis in first]
+            given = joint[
+                tuple(slice(grid[axis], grid[axis] + 1) if axis in first else slice(None) for axis in range(4))
+            ]
+            given = given / given.sum()
+            hidden = [given.sum(tuple(a for a in range(4) if a != axis))[grid[axis]] for axis in others]
+            law[grid] += math.prod(shown) * math.prod(hidden) / 6
+    tokens, calls = sample_tokens(
+        Perfect(joint), AbsorbingDiffusion(3, 4), (n, 2, 2), 1.0, rng(), CPU, steps=2, sampler="cosine"
+    )
+    assert calls == 2 * n
+    assert stats.chisquare(counts_of(tokens, 3), law.flatten() * n).pvalue > 0.01
+    assert stats.chisquare(counts_of(tokens, 3), joint.flatten() * n).pvalue < 1e-6
+
+
+def test_confidence_is_biased_even_with_one_token_a_call(joint, rng):
+    """What was drawn with a large p is kept first, and that is another law."""
+    n = 20_000
+    tokens, _ = sample_tokens(
+        Perfect(joint), AbsorbingDiffusion(3, 4), (n, 2, 2), 1.0, rng(), CPU, steps=4, sampler="confidence"
+    )
+    assert stats.chisquare(counts_of(tokens, 3), joint.flatten() * n).pvalue < 1e-6
+
+
+@pytest.mark.parametrize("steps", [1, 2, 5, 8, 49, 60])
+@pytest.mark.parametrize("schedule", [cosine_schedule, geometric_schedule])
+def test_schedules_reveal_in_every_step_until_nothing_is_masked(schedule, steps):
+    many = torch.tensor([[49], [7], [0]])
+    left = torch.cat([many, *schedule(many, steps)], dim=1)
+    assert left.shape == (3, steps + 1)
+    assert (left[:, -1] == 0).all()
+    revealed = -left.diff(dim=1)
+    assert ((revealed > 0) | (left[:, :-1] == 0)).all()
+
+
+def test_schedules_are_those_of_their_definitions():
+    many = torch.tensor([[49]])
+    assert torch.cat(geometric_schedule(many, 6), 1).tolist() == [[25, 13, 7, 3, 1, 0]]  # half of what is left
+    assert torch.cat(cosine_schedule(many, 4), 1).tolist() == [[45, 34, 18, 0]]
+
+
+@pytest.mark.parametrize("sampler", ["cosine", "confidence", "margin"])
+def test_most_likely_positions_come_first_and_numbers_follow_the_schedule(sampler, rng, monkeypatch):
+    """The network is surest of the first position and least sure of the last."""
+    monkeypatch.setattr("spiking_diffusion.diffusion.sampler.CHOICE", 0.5)
+    logits = torch.zeros(49, 3)
+    logits[:, 1] = torch.linspace(6, 1, 49)
+    frames = []
+
+    def denoiser(x, t, where):
+        return logits.view(7, 7, 3).expand(len(x), -1, -1, -1)[where]
+
+    tokens, calls = sample_tokens(
+        denoiser,
+        AbsorbingDiffusion(3, 49),
+        (100, 7, 7),
+        1.0,
+        rng(),
+        CPU,
+        lambda tokens, t: frames.append((tokens.flatten(1), t)),
+        steps=6,
+        sampler=sampler,
+    )
+    schedule = geometric_schedule if sampler == "margin" else cosine_schedule
+    left = [int(number) for number in schedule(torch.tensor([[49]]), 6)]
+    assert calls == 600 and tokens.max() < 3
+    assert [frame.eq(3).sum(1).unique().tolist() for frame, _ in frames] == [[number] for number in left]
+    assert [t.unique().tolist() for _, t in frames] == [[number] for number in [49, *left[:-1]]]
+    revealed = frames[2][0] != 3
+    middle = float((revealed * torch.arange(49)).sum() / revealed.sum())  # 24 if the order is random
+    if sampler == "margin":
+        assert all((frame[:, : 49 - number] != 3).all() for (frame, _), number in zip(frames, left, strict=True))
+    elif sampler == "confidence":
+        assert middle < 22
+    else:
+        assert middle == pytest.approx(24, abs=1.5)
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_every_sampler_keeps_what_is_known(sampler, rng):
+    known = torch.full((20, 2, 3), 4)
+    known[:, 0, 0] = torch.arange(20) % 4
+    known[0] = 1  # nothing to draw
+
+    def denoiser(x, t, where):
+        assert len(x) and where.flatten(1).any(1).all() and (x[where] == 4).all() and (t >= 1).all() and (t <= 6).all()
+        return torch.zeros(int(where.sum()), 4)
+
+    tokens, calls = sample_tokens(
+        denoiser, AbsorbingDiffusion(4, 6), (20, 2, 3), 1.0, rng(), CPU, steps=3, known=known, sampler=sampler
+    )
+    assert torch.equal(tokens[known < 4], known[known < 4])
+    assert tokens.max() < 4 and 19 <= calls <= 19 * 3
+
+
+def test_remask_masks_as_often_as_it_says(rng):
+    """The share of masks follows the schedule although tokens are masked again, and some are."""
+    n, steps, frames = 4000, 10, []
+
+    def denoiser(x, t, where):
+        return torch.zeros(int(where.sum()), 2)
+
+    sample_tokens(
+        denoiser,
+        AbsorbingDiffusion(2, 9),
+        (n, 3, 3),
+        1.0,
+        rng(),
+        CPU,
+        lambda tokens, t: frames.append(tokens == 2),
+        steps=steps,
+        sampler="remask",
+    )
+    error = 5 * 0.5 / math.sqrt(9 * n)
+    for j, masked in enumerate(frames, 1):
+        assert float(masked.double().mean()) == pytest.approx(1 - j / steps, abs=error)
+    again = [float(after[~before].double().mean()) for before, after in itertools.pairwise(frames)]
+    assert again[:-1] == pytest.approx([REMASKED] * 8, abs=0.02)
+    assert again[-1] == 0

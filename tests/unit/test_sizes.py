@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from spiking_diffusion.config import load_params
-from spiking_diffusion.diffusion import SDID, AbsorbingDiffusion, sample_ancestral
+from spiking_diffusion.diffusion import SDID, AbsorbingDiffusion, sample_tokens
 from spiking_diffusion.fsvae import FSVAE, fsvae_loss
 from spiking_diffusion.metrics.classifier import Classifier, cells_of
 from spiking_diffusion.metrics.reconstruction import ssim_loss
@@ -29,7 +29,7 @@ def test_images_of_this_shape_go_through_everything(shape, rng, lively):
 
     sdid, diffusion = SDID(QUICK.sdid, QUICK.neuron, size, steps).eval(), AbsorbingDiffusion(size, steps)
     assert sdid(tokens, torch.full((3,), steps)).shape == (3, size, *side)
-    drawn, _ = sample_ancestral(sdid, diffusion, (2, *side), 1.0, rng(), CPU)
+    drawn, _ = sample_tokens(sdid, diffusion, (2, *side), 1.0, rng(), CPU)
     decoded = vqsvae.decode(drawn)
     assert decoded.shape == (2, *shape)
 

@@ -120,6 +120,26 @@ def test_images_are_drawn_with_the_chosen_temperature(untrained, tiny_params):
     assert again["network_calls"] <= 3
 
 
+def test_samplers_are_tuned_each_at_its_own_best(untrained, tiny_params):
+    """A sampler's rows come together: its temperatures in all steps, then other numbers of steps at its choice."""
+    params = tiny_params(sampler="tuned")
+    assert params.resolve("digits").tuned and tiny_params(sampler="tuned", temperature=1.0).resolve("digits").tuned
+    chosen, table = tuned(params)
+    assert list(table["sampler"]) == ["margin"] * 5 + ["ancestral"] * 5
+    choices = []
+    for _, rows in table.groupby("sampler", sort=False):
+        assert list(rows["steps"]) == [49, 49, 49, 1, 7]
+        at = rows[rows["chosen"] > 0]
+        assert at["temperature"].nunique() == 1 and list(at["steps"]) == [49, 1, 7]
+        choices.append(at.iloc[0])
+    best = min(choices, key=lambda row: row["fid"])
+    assert (chosen["sampler"], chosen["temperature"]) == (best["sampler"], best["temperature"])
+    drawn = artifacts.read_npz(make(Job(params, "sample", "digits"), "cpu"))
+    assert drawn["sampler"] == chosen["sampler"]
+    ancestral = table[table["sampler"] == "ancestral"].reset_index(drop=True)
+    pd.testing.assert_frame_equal(ancestral, tuned(untrained)[1])
+
+
 def test_damaged_choice(untrained):
     artifacts.write_json(paths.tuning_path("digits"), {"fid": 1.0})
     with pytest.raises(UserError, match=r"results/tuning/digits\.json is damaged"):

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from spiking_diffusion.benchmark import plain
 from spiking_diffusion.config import Params, RunSettings
 from spiking_diffusion.devices import pick_device
-from spiking_diffusion.diffusion import SDID, AbsorbingDiffusion, sample_ancestral
+from spiking_diffusion.diffusion import SDID, AbsorbingDiffusion, sample_tokens
 from spiking_diffusion.errors import UserError
 from spiking_diffusion.fsvae import FSVAE, fsvae_loss
 from spiking_diffusion.randomness import generator, make_deterministic, seed_initialisation
@@ -346,7 +346,7 @@ def _sample(run: RunSettings, batch: int, device: torch.device, excitation: floa
     baseline = plain.PlainSDID(model).eval()
     return (
         model,
-        lambda: sample_ancestral(model, diffusion, shape, 1.0, noise, device),
+        lambda: sample_tokens(model, diffusion, shape, 1.0, noise, device),
         lambda: plain.plain_sample(baseline, diffusion, shape, noise),
     )
 

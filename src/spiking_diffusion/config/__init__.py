@@ -18,6 +18,7 @@ from spiking_diffusion.config.recipes import (
     Protocol,
     Recipe,
     Sample,
+    Sampler,
     ScheduledSampling,
     Train,
     Tune,

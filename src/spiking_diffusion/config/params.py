@@ -52,8 +52,9 @@ class RunSettings(Section):
 
     @property
     def tuned(self) -> bool:
-        """Whether the stage ``tune`` chooses its temperature or guidance."""
-        chosen = {self.recipe.sample.temperature, self.recipe.sample.guidance if self.conditions else 0.0}
+        """Whether the stage ``tune`` chooses its sampler, temperature or guidance."""
+        sample = self.recipe.sample
+        chosen = {sample.sampler, sample.temperature, sample.guidance if self.conditions else 0.0}
         return "tune" not in self.family.unused and "tuned" in chosen
 
     @property

@@ -191,17 +191,21 @@ class FSVAE(Section):
         return self
 
 
+Sampler = Literal["ancestral", "cosine", "confidence", "margin", "remask"]
+"""In which order tokens are revealed; ``diffusion/sampler.py`` has a function of each name."""
+
+
 class Sample(Section):
     """How images are drawn. FSVAE reads ``n``, ``batch_size`` and ``threads`` alone.
 
-    ``temperature`` divides the logits of SDID, ``guidance`` is how many times the difference that the condition makes
-    is added to them; ``tuned`` is what the stage ``tune`` chose. ``steps``: in how many steps all tokens are revealed,
-    at most T_d.
+    ``sampler`` is the order in which tokens are revealed (``diffusion/sampler.py``), ``steps`` the number of steps this
+    takes, at most T_d. ``temperature`` divides the logits of SDID. ``guidance`` is how many times the difference that
+    the condition makes is added to them. ``tuned`` is what the stage ``tune`` chose.
     """
 
     n: Annotated[int, Field(ge=2)]
     batch_size: Count
-    sampler: Literal["ancestral"]
+    sampler: Literal["tuned"] | Sampler
     steps: Literal["all"] | Count
     temperature: Literal["tuned"] | Positive
     guidance: Literal["tuned"] | NotNegative
@@ -210,12 +214,13 @@ class Sample(Section):
 
 class Tune(Section):
     """What the stage ``tune`` tries on ``n`` images each: every temperature with every guidance, as far as they are to
-    be tuned, and at the best every number of steps.
+    be tuned, for every sampler. At the best of these, one for each sampler, it tries every number of steps.
 
     Numbers of steps above the number of tokens mean all of them.
     """
 
     n: Annotated[int, Field(ge=2)]
+    samplers: Annotated[list[Sampler], Field(min_length=1)]
     temperatures: Annotated[list[Positive], Field(min_length=1)]
     guidances: Annotated[list[NotNegative], Field(min_length=1)]
     steps: list[Count]

@@ -22,7 +22,7 @@ from spiking_diffusion.errors import UserError
 from spiking_diffusion.progress import watch
 from spiking_diffusion.randomness import generator
 
-Notes = dict[str, float]
+Notes = dict[str, Any]
 
 
 class Batch(NamedTuple):
@@ -107,8 +107,8 @@ class Model(ABC):
         """Draw ``n`` images: float (n, C, H, W) in [0, 1] on the CPU.
 
         ``seed`` is the recipe's by default. On the CPU, the same seed, number and settings give the same images. A
-        model of tokens takes ``temperature``, ``steps`` (at most T_d) and ``callback`` (see ``sample_ancestral``) too,
-        and one that was trained with conditions ``guidance`` and the number of a ``condition``, such as a class.
+        model of tokens takes ``sampler``, ``steps``, ``temperature`` and ``callback`` (see ``sample_tokens``) too, and
+        one that was trained with conditions ``guidance`` and the number of a ``condition``, such as a class.
 
         >>> from spiking_diffusion import load
         >>> images = load("digits").sample(2, temperature=0.8, steps=8)

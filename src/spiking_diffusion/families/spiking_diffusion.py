@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -11,7 +11,7 @@ from torch import Tensor
 
 from spiking_diffusion import artifacts, paths
 from spiking_diffusion.config import Params, RunSettings
-from spiking_diffusion.diffusion import sample_ancestral
+from spiking_diffusion.diffusion import sample_tokens
 from spiking_diffusion.diffusion.absorbing import bits_per_token, log_likelihoods
 from spiking_diffusion.diffusion.loading import load_sdid
 from spiking_diffusion.errors import UserError
@@ -33,26 +33,26 @@ class SpikingDiffusion(Model):
 
     @property
     def options(self) -> set[str]:
-        return {"temperature", "steps"} | ({"condition", "guidance"} if self.sdid.conditions else set())
+        return {"sampler", "temperature", "steps"} | ({"condition", "guidance"} if self.sdid.conditions else set())
 
     def how(  # type: ignore[override]
         self,
+        sampler: str | None = None,
         temperature: float | None = None,
         steps: int | None = None,
         guidance: float | None = None,
         condition: int | None = None,
         callback: Any = None,
     ) -> Notes:
-        if temperature is None:
-            temperature = chosen("temperature", self.config, self.root)
         if steps is None:
             steps = (
                 self.diffusion.steps if self.config.recipe.sample.steps == "all" else self.config.recipe.sample.steps
             )
-        notes = {"steps": steps, "temperature": temperature}
+        given = {"sampler": sampler, "temperature": temperature}
         if self.sdid.conditions:
-            notes["guidance"] = chosen("guidance", self.config, self.root) if guidance is None else guidance
-        return notes
+            given["guidance"] = guidance
+        notes = {k: chosen(k, self.config, self.root) if v is None else v for k, v in given.items()}
+        return {"steps": steps, **notes}
 
     def draw_tokens(
         self,
@@ -69,7 +69,7 @@ class SpikingDiffusion(Model):
         """
         notes = self.how(**how)
         told = self._conditions_of(size, condition, noise, known)
-        tokens, calls = sample_ancestral(
+        tokens, calls = sample_tokens(
             self.sdid,
             self.diffusion,
             (size, *self.vqsvae.token_shape),
@@ -80,6 +80,7 @@ class SpikingDiffusion(Model):
             steps=int(notes["steps"]),
             condition=told,
             guidance=notes.get("guidance", 0.0),
+            sampler=notes["sampler"],
             known=None if known is None else known.expand(size, -1, -1),
         )
         return tokens, calls, told
@@ -164,11 +165,10 @@ class SpikingDiffusion(Model):
             "perplexity": spread,
             "codes_used": used,
             "k": float(self.vqsvae.k),
-            "sampler": recipe.sample.sampler,
         }
 
     def count(self, counter: Counter, images: Tensor, n: int, params: Params) -> Notes:
-        """Draws as the stage ``sample`` did, in as many steps and at the same temperature."""
+        """Draws as the stage ``sample`` did."""
         samples = load_samples(params, self.config)
         with counter.counting(len(images), encoder=self.vqsvae.encoder):
             self.encode(images)
@@ -183,17 +183,16 @@ MODEL = SpikingDiffusion
 
 def drawn_how(samples: dict[str, np.ndarray]) -> dict[str, Any]:
     """How a run's samples were drawn, to draw more of them likewise."""
-    how: dict[str, Any] = {key: float(samples[key]) for key in ("temperature", "guidance") if key in samples}
-    return {**how, "steps": int(samples["steps"])}
+    return {key: samples[key].item() for key in ("sampler", "steps", "temperature", "guidance") if key in samples}
 
 
-def chosen(key: Literal["temperature", "guidance"], run: RunSettings, root: Path = Path()) -> float:
-    """The run's temperature or guidance; ``tuned`` is looked up in ``results/tuning/{run}.json``."""
-    value: float | str = getattr(run.recipe.sample, key)
-    if not isinstance(value, str):
+def chosen(key: str, run: RunSettings, root: Path = Path()) -> Any:
+    """The run's sampler, temperature or guidance; ``tuned`` is looked up in ``results/tuning/{run}.json``."""
+    value = getattr(run.recipe.sample, key)
+    if value != "tuned":
         return value
-    path = root / paths.tuning_path(run.name)
+    path, kind = root / paths.tuning_path(run.name), str if key == "sampler" else float
     try:
-        return float(artifacts.read_json(path)[key])
+        return kind(artifacts.read_json(path)[key])
     except (KeyError, TypeError, ValueError) as error:
         raise artifacts.damaged(path, f"no {key} in it") from error

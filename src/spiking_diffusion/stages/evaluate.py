@@ -66,7 +66,11 @@ def run(job: Job, device: torch.device) -> dict[str, Any]:
         **measured,
         **reading(sets, data.labels["train"], classifier, settings.batch_size, device, classes),
         **copying(images, test, data.images["train"], classifier, settings.batch_size, run.recipe.seed, device),
-        **{key: float(samples[key]) for key in ("network_calls", "steps", "temperature", "guidance") if key in samples},
+        **{
+            key: samples[key].item()
+            for key in ("network_calls", "sampler", "steps", "temperature", "guidance")
+            if key in samples
+        },
         **own,
     }
     bad = [key for key, value in row.items() if isinstance(value, float) and not abs(value) < float("inf")]
