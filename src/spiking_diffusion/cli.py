@@ -9,7 +9,6 @@ import argparse
 import gc
 import json
 import logging
-import math
 import os
 import subprocess
 import sys
@@ -120,6 +119,8 @@ def build_parser() -> argparse.ArgumentParser:
     export = command("export", "copy the weights of an evaluated run, with a model card -> pretrained/RUN", on["run"])
     export.add_argument("--folder", type=Path, metavar="FOLDER", help="where to (default: pretrained/RUN)")
     export.add_argument("--half", action="store_true", help="round weights to float16, half the size")
+    demo = command("demo", "serve a page to play with trained models, to this machine alone", device)
+    demo.add_argument("--port", type=int, default=8123, metavar="PORT", help="where (default: 8123; 0: any free port)")
     page = command("page", "write a page of the report -> work/report/SUITE/KIND.html", on["suite"])
     page.add_argument("kind", choices=PAGES, help="what it tells of")
     command("report", "collect tables, figures and settings of a finished suite -> results/report.html", on["suite"])
@@ -180,18 +181,10 @@ def _add_how(parser: argparse._ActionsContainer) -> None:
 
 def _how(args: argparse.Namespace, model: Model) -> dict[str, Any]:
     """The options of ``_add_how`` that were given, for a model that has them."""
+    from spiking_diffusion.families.options import checked_how
+
     how = {name: getattr(args, name) for name in HOW if getattr(args, name) is not None}
-    limits = {"temperature": how.get("temperature", 1) > 0, "guidance": how.get("guidance", 0) >= 0}
-    limits |= {"steps": how.get("steps", 1) >= 1, "seed": 0 <= how.get("seed", 0) < 2**63}
-    for name, fits in limits.items():
-        if not (fits and math.isfinite(how.get(name, 0))):
-            raise UserError(f"--{name} is {how[name]}: see `spiking-diffusion {args.command} --help`")
-    known = {_option(name) for name in {"seed", *model.options}}
-    for name in how:
-        if _option(name) not in known:
-            has = ", ".join(sorted(known))
-            raise UserError(f"{model.config.name} was trained without what {_option(name)} sets: its options are {has}")
-    return how
+    return checked_how(model, how, _option, f": see `spiking-diffusion {args.command} --help`")
 
 
 def _option(name: str) -> str:
@@ -367,6 +360,17 @@ def _inpaint(args: argparse.Namespace, params: Params) -> None:
     print(args.out)
 
 
+def _demo(args: argparse.Namespace, params: Params) -> None:
+    from spiking_diffusion.demo import serve
+
+    with serve(args.port, args.device or params.device, len(os.sched_getaffinity(0))) as server:
+        print(f"http://127.0.0.1:{server.server_port} (Ctrl+C ends it)", flush=True)
+        try:
+            server.serve_forever()
+        except KeyboardInterrupt:
+            log.info("ended")
+
+
 def _do(args: argparse.Namespace, params: Params) -> None:
     """The commands that make no results."""
     if getattr(args, "suite", None) is not None and args.suite not in params.suites:
@@ -391,6 +395,9 @@ def _do(args: argparse.Namespace, params: Params) -> None:
             from spiking_diffusion.pretrained import export
 
             print(export(params, args.run, args.folder or paths.pretrained_path(args.run), args.half))
+        case "demo":
+            _here(args)
+            _on_device(STAGES["sample"], lambda: _demo(args, params))
         case "bench":
             from spiking_diffusion.benchmark.measure import bench
 

@@ -38,7 +38,7 @@ os.execvp(sys.argv[3], sys.argv[3:])
 
 
 class Browser:
-    """One page, without a network: names resolve to nothing, and every request is noted in ``requests``.
+    """One page. Only this machine is reached: names resolve to nothing. Every request is noted in ``requests``.
 
     ``errors`` are the console's, exceptions of scripts, and what the browser logs as an error.
     """
@@ -46,7 +46,7 @@ class Browser:
     def __init__(self, executable: str, folder: Path, patience: float = 30) -> None:
         into, self._write = os.pipe()
         self._read, out = os.pipe()
-        where = [f"--user-data-dir={folder}", "--host-resolver-rules=MAP * ~NOTFOUND"]
+        where = [f"--user-data-dir={folder}", "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1"]
         start = [sys.executable, "-c", AS_3_AND_4, str(into), str(out), executable, *FLAGS, *where, "about:blank"]
         self._process = subprocess.Popen(start, pass_fds=(into, out), stderr=subprocess.DEVNULL)
         os.close(into)
