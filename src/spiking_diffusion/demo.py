@@ -10,6 +10,7 @@ import base64
 import io
 import json
 import logging
+from collections.abc import Callable
 from functools import cache
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -136,6 +137,7 @@ class Handler(BaseHTTPRequestHandler):
             self._json(400, {"error": "a request is JSON, and this one is not"})
             return
         demo, host = self.demo, self.headers.get("Host", "").rpartition(":")[0]
+        verbs: dict[str, Callable[[Any], Any]]
         verbs = {"/models": demo.models, "/about": demo.about, "/draw": demo.draw, "/complete": demo.complete}
         if host not in ("127.0.0.1", "localhost"):  # another page's name that resolves to this machine
             self._json(403, {"error": "only for pages of this machine"})
