@@ -28,8 +28,9 @@ NEEDED = ("src", "tests", "workflow", "params.yaml", "pyproject.toml")
 HEAD = """\
 # Errors that tests see
 
-`make mutants > docs/mutants.md` wrote this page. It makes each error of `tests/mutants.yaml` in a copy of the project,
-and runs the test files named there until one test fails. Seconds include waiting for other work of the machine.
+The command `make mutants > docs/mutants.md` writes this page. It makes each error of `tests/mutants.yaml` in a copy of
+the project, and runs the test files named there until one test fails. Seconds include waiting for other work on the
+machine.
 
 | error | first test that fails | seconds |
 |---|---|---|"""

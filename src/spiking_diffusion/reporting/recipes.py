@@ -1,4 +1,4 @@
-"""All recipes side by side, as a page of the documentation."""
+"""All recipes in one table, as a page of the documentation."""
 
 from __future__ import annotations
 
@@ -11,8 +11,9 @@ from spiking_diffusion.graph.suites import leaves
 HEADER = """\
 # Recipes
 
-Generated from `params.yaml` by `make generated`: every key of every recipe, **bold** where it differs from `{first}`.
-`src/spiking_diffusion/config/recipes.py` says what a key means, [fidelity.md](fidelity.md) why it has its value.
+`make generated` writes this page from `params.yaml`. It has every key of every recipe. Values that differ from
+`{first}` are **bold**. `src/spiking_diffusion/config/recipes.py` says what each key means, and
+[fidelity.md](fidelity.md) says why it has its value.
 
 """
 
