@@ -22,9 +22,9 @@ if TYPE_CHECKING:
     from spiking_diffusion.fsvae import FSVAE
     from spiking_diffusion.vqsvae import VQSVAE
 
-# before PyTorch is imported: large tensors in huge pages, or a step spends up to a third of its time on page faults
+# set before PyTorch is imported: without huge pages, a step spends up to a third of its time on page faults
 os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
-# a thread that waits actively keeps the core from the one waited for: with other work beside it, ten times slower
+# a thread that waits actively blocks the core for the thread it waits for: ten times slower next to other work
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 __version__ = "0.1.0"
@@ -33,7 +33,7 @@ _HOMES = {"load": "api", "load_params": "config", "FSVAE": "fsvae", "VQSVAE": "v
 
 
 def __getattr__(name: str) -> Any:
-    """Import what is asked for when it is asked for: torch takes seconds, and not every command needs it."""
+    """Import a name on first use, because importing torch takes seconds and not every command needs it."""
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(import_module(f"{__name__}.{_HOMES.get(name, 'diffusion')}"), name)

@@ -1,4 +1,4 @@
-"""Choosing a device and walking over data in batches."""
+"""Choosing a device and iterating over data in batches."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from spiking_diffusion.progress import watch
 
 
 def pick_device(name: str) -> torch.device:
-    """``auto`` is CUDA where there is one. Raises UserError for ``cuda`` where there is none."""
+    """``auto`` is CUDA if it is available. Raises UserError for ``cuda`` if it is not available."""
     if name == "cuda" and not torch.cuda.is_available():
         raise UserError(
             "device is 'cuda' but PyTorch finds no CUDA device: set device to auto or cpu in params.yaml, "
@@ -22,7 +22,7 @@ def pick_device(name: str) -> torch.device:
 
 
 def batches(data: Tensor, size: int, device: torch.device, what: str = "") -> Iterator[Tensor]:
-    """``data`` in order, ``size`` rows at a time, on ``device``. With a name, ``what``, it tells how far it is."""
+    """``data`` in order, ``size`` rows at a time, on ``device``. With a name, ``what``, it shows progress."""
     parts = data.split(size)
     for part in watch(parts, f"{what}, batch", len(parts)) if what else parts:
         yield part.to(device)

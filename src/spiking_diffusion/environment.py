@@ -1,6 +1,6 @@
-"""Variables that our libraries read, and that a notebook or a container may have set: those that must not count.
+"""Environment variables that our libraries read and that must not change results.
 
-docs/faults.md lists those that may.
+Notebooks and containers may set them. docs/faults.md lists the variables that are used.
 """
 
 from __future__ import annotations
@@ -8,18 +8,18 @@ from __future__ import annotations
 import os
 
 DROPPED = (
-    *("MPLBACKEND", "MATPLOTLIBRC"),  # a notebook's backend is no module here; a style of one's own changes figures
+    *("MPLBACKEND", "MATPLOTLIBRC"),  # the notebook's backend is missing here, and a style of your own changes figures
     *("ONEDNN_DEFAULT_FPMATH_MODE", "DNNL_DEFAULT_FPMATH_MODE"),  # float32 would be rounded to bfloat16
     *("NVIDIA_TF32_OVERRIDE", "TORCH_ALLOW_TF32_CUBLAS_OVERRIDE"),  # and to TF32
-    "CUBLAS_WORKSPACE_CONFIG",  # deterministic kernels need one that we set
+    "CUBLAS_WORKSPACE_CONFIG",  # deterministic kernels need our own value
     "OMP_DYNAMIC",  # bits of a sum depend on the number of threads, which is a setting
     "SOURCE_DATE_EPOCH",  # the only date in a figure would be this
-    *("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE"),  # of a hook: another repository than the one here
+    *("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE"),  # set in a git hook: they may name another repository
 )
-"""Variables that a command forgets, for itself and the programs that it starts."""
+"""Variables that a command removes from its environment and from the programs that it starts."""
 
 
 def settle() -> None:
-    """Forget ``DROPPED``. It must come before the libraries are imported that read them."""
+    """Remove ``DROPPED`` from the environment. Call it before importing the libraries that read these variables."""
     for name in DROPPED:
         os.environ.pop(name, None)

@@ -1,4 +1,4 @@
-"""The one exception a user is meant to see, and how complaints become sentences."""
+"""The only exception that users see, and one-sentence messages for other errors."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pydantic import ValidationError
 
 
 class UserError(Exception):
-    """Something the user can mend: one sentence saying what is wrong, where, and what to do.
+    """An error that the user can fix: one sentence that says what is wrong, where, and what to do.
 
     The command line prints it after ``error:`` on stderr and exits with 2; no traceback.
     """
@@ -28,23 +28,23 @@ CURES = {
     "something of that name is in the way: move it": (errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENOTEMPTY),
     "the disk or the network in between fails": (errno.EIO, errno.ESTALE, errno.ENXIO, errno.ETIMEDOUT),
 }
-"""What helps against errors of the system, by their numbers."""
+"""Advice for errors of the system, by their numbers."""
 
 
 def refused(what: str, error: OSError) -> UserError:
-    """The error for ``what``, such as "cannot write FILE", that the system refused with ``error``."""
+    """The error for ``what``, such as "cannot write FILE", after the system raised ``error``."""
     cure = next((text for text, numbers in CURES.items() if error.errno in numbers), "fix the problem")
     return UserError(f"{what} ({error.strerror or error}): {cure}; then run the same command again")
 
 
 def unknown(kind: str, name: str, known: Mapping[str, Any]) -> str:
-    """A clause that helps a user who named something that is not there."""
+    """A clause with the nearest known name, or all known names, for a user who gave an unknown one."""
     near = difflib.get_close_matches(str(name), list(known), n=1)
     return f"did you mean {near[0]!r}?" if near else f"no such {kind}; there are: {', '.join(sorted(known)) or 'none'}"
 
 
 def sentence(error: ValidationError, where: str) -> str:
-    """The first complaint of pydantic as a sentence: the key, its value, what was expected."""
+    """The first pydantic error as a sentence: the key, its value, what was expected."""
     found: dict[str, list[Any]] = {}
     for detail in error.errors(include_url=False):
         found.setdefault(_key(detail["loc"], where), []).append(detail)
@@ -66,7 +66,7 @@ def sentence(error: ValidationError, where: str) -> str:
 
 
 def _key(location: tuple[int | str, ...], where: str) -> str:
-    """Where in the file a complaint of pydantic belongs; its names of a union's branches left out."""
+    """The key in the file that a pydantic error is about, without pydantic's names for the branches of a union."""
     parts = [str(part) for part in location if part != "[key]" and not _BRANCH.match(str(part))]
     return ".".join(([where] if where else []) + parts) or "the file"
 

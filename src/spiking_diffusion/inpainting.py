@@ -1,4 +1,4 @@
-"""Completing a picture out of a file where a mask, another file, covers it."""
+"""Completing a picture where a mask covers it. Both are files."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ COLUMNS = 10
 
 
 def inpaint(model: Model, picture: Path, mask: Path, n: int, out: Path, **how: Any) -> None:
-    """Write one PNG with the picture, what is left of it where the mask covers it in grey, and ``n`` completions.
+    """Write one PNG with the picture, the picture with its masked part in grey, and ``n`` completions.
 
-    ``how`` is as in ``SpikingDiffusion.inpaint``. Raises UserError for files that are no pictures, for a mask of
-    another size than the picture or that covers nothing, and for a model without tokens.
+    ``how`` is as in ``SpikingDiffusion.inpaint``. Raises UserError for files that are not pictures, for a mask that has
+    another size than the picture or covers nothing, and for a model without tokens.
     """
     if not isinstance(model, SpikingDiffusion):
         raise UserError(f"{model.config.name} is a run of {model.config.family.title}, which has no tokens")
@@ -42,8 +42,8 @@ def inpaint(model: Model, picture: Path, mask: Path, n: int, out: Path, **how: A
 def read(picture: Path, mask: Path, shape: list[int]) -> tuple[Tensor, Tensor]:
     """A picture as (1, C, H, W) in [0, 1], and the pixels (H, W) that its mask covers, of a dataset's ``shape``.
 
-    Pictures of another size are resized. What is transparent is black. A pixel is covered where any part of it is
-    lighter than half in the mask.
+    Pictures of another size are resized. Transparent pixels are black. A pixel is covered if any part of it is lighter
+    than half in the mask.
     """
     channels, height, width = shape
     one, other = _open(picture), _open(mask).convert("L")
@@ -56,7 +56,7 @@ def read(picture: Path, mask: Path, shape: list[int]) -> tuple[Tensor, Tensor]:
     light = torch.from_numpy(np.asarray(other) > 127).float()[None]
     covered = F.adaptive_max_pool2d(light, (height, width))[0] > 0
     if not covered.any():
-        raise UserError(f"{mask} covers nothing: make white what is to be redrawn")
+        raise UserError(f"{mask} covers nothing: paint the part to be redrawn white")
     pixels = np.asarray(plain).reshape(height, width, channels).transpose(2, 0, 1)
     return torch.from_numpy(pixels.copy())[None] / 255, covered
 
@@ -68,7 +68,7 @@ def _open(path: Path) -> Image.Image:
             upright = ImageOps.exif_transpose(image)
     except FileNotFoundError:
         raise UserError(f"there is no file {path}") from None
-    except Exception as error:  # each decoder has its own
+    except Exception as error:  # each decoder has its own exceptions
         raise UserError(f"{path} cannot be read as a picture ({' '.join(str(error).split())})") from error
     if upright.mode.startswith("I;16"):
         return Image.fromarray((np.asarray(upright) >> 8).astype(np.uint8))

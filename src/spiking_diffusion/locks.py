@@ -1,6 +1,6 @@
-"""One writer at a time: a lock per output, which the system takes back from a process that dies.
+"""One writer at a time: a lock for each output. The system releases the lock when its process ends.
 
-Snakemake's own lock covers a whole folder and ends with whichever instance ends first, and DVC knows nothing of it.
+Snakemake's own lock covers a whole folder and ends with the first of several instances. DVC ignores it.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ LOCKS = Path("work/locks")
 
 
 def holder_of(output: Path) -> Path:
-    """The file that says who holds the lock of a job with this first output. It is there while one does."""
+    """The file that says who holds the lock of a job with this first output. It exists while the lock is held."""
     return LOCKS / f"{'-'.join(output.with_suffix('').parts[1:])}.holder"
 
 
@@ -33,7 +33,7 @@ def holder_of(output: Path) -> Path:
 def alone(*outputs: Path, what: str = "") -> Iterator[bool]:
     """Hold the lock of ``outputs``; a second caller waits, and its log names the first.
 
-    Yields whether there was a wait, after which the outputs may be there. What killed writers of them left is removed.
+    Yields whether there was a wait, because then the outputs may exist. Leftovers of killed writers are removed.
     """
     holder = holder_of(outputs[0])
     lock = FileLock(holder.with_suffix(".lock"))
@@ -62,7 +62,7 @@ def alone(*outputs: Path, what: str = "") -> Iterator[bool]:
 def one_snakemake() -> None:
     """Hold the folder's lock until this process ends.
 
-    Where another Snakemake held it, this one starts anew once that has ended, to plan with the files there are now.
+    If another Snakemake held it, this one restarts after the other has ended, to plan with the current files.
     """
     lock = _pipeline()
     if lock.__enter__():
@@ -71,7 +71,7 @@ def one_snakemake() -> None:
 
 
 def check_notes(folder: Path = Path(".snakemake")) -> None:
-    """Raises UserError where Snakemake could not write down what it made, for want of a chmod, after hours of work."""
+    """Raise UserError if Snakemake cannot write its records. Without this, it would fail after hours of work."""
     probe = folder / f".probe-{os.getpid()}"
     try:
         folder.mkdir(exist_ok=True)
@@ -90,7 +90,7 @@ def check_notes(folder: Path = Path(".snakemake")) -> None:
 
 
 def wait_for_snakemake() -> None:
-    """Wait until no Snakemake works in this folder, and say so, where what is called next would wait unheard."""
+    """Wait until no Snakemake works in this folder. Log the wait, because the child process would wait silently."""
     with _pipeline():
         pass
 
@@ -102,5 +102,5 @@ def _pipeline() -> AbstractContextManager[bool]:
 def _read(holder: Path) -> str:
     try:
         return holder.read_text(encoding="utf-8")
-    except OSError:  # it has only just begun
+    except OSError:  # it has only just started
         return "another process"

@@ -12,7 +12,7 @@ from spiking_diffusion import artifacts
 
 
 def grid(images: np.ndarray, columns: int, gap: int = 1) -> np.ndarray:
-    """Images (N, C, H, W) uint8 -> one picture (rows, columns[, 3]) uint8, light grey where there is none."""
+    """Images (N, C, H, W) uint8 -> one picture (rows, columns[, 3]) uint8, light grey in empty places."""
     n, channels, height, width = images.shape
     rows = -(-n // columns)
     picture = np.full((rows * (height + gap) - gap, columns * (width + gap) - gap, channels), 200, np.uint8)

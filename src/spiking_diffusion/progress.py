@@ -1,4 +1,4 @@
-"""How far a long loop is: a bar on a terminal, and elsewhere a line of the log each minute."""
+"""Progress of a long loop: a bar on a terminal, otherwise one log line each minute."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ log = logging.getLogger(__name__)
 def watch(
     items: Iterable[T], what: str, total: int, first: int = 0, before: int = 0, whole: int | None = None
 ) -> Iterator[T]:
-    """The ``items``, of which there are ``total`` together with the ``first`` ones, which are skipped.
+    """Iterate over ``items`` and show progress. ``total`` includes the ``first`` items, which are skipped.
 
-    A loop that is part of a longer one, such as an epoch of a training, says how many came ``before`` it and how many
-    there are in the ``whole``: the time that is left is that of the whole.
+    A loop can be part of a longer one, as an epoch is part of a training. Then ``before`` items came earlier and there
+    are ``whole`` in all, and the remaining time is that of the whole.
     """
     bar = tqdm(items, what, total, leave=False, disable=None, initial=first)
     whole = total if whole is None else whole
@@ -36,7 +36,7 @@ def watch(
 
 
 def duration(seconds: float) -> str:
-    """For people: ``40 s``, ``14 min``, ``2 h 5 min``, ``3 d 4 h``."""
+    """Seconds in words: ``40 s``, ``14 min``, ``2 h 5 min``, ``3 d 4 h``."""
     if seconds < 90:
         return f"{seconds:.0f} s"
     minutes = round(seconds / 60)

@@ -1,4 +1,4 @@
-"""Where every random number comes from: (seed, purpose), never from carried state."""
+"""The source of every random number: (seed, purpose), never a carried state."""
 
 from __future__ import annotations
 
@@ -19,24 +19,24 @@ def generator(device: torch.device | str, seed: int, *purpose: str | int) -> tor
 
 
 def seed_initialisation(seed: int, *purpose: str | int) -> None:
-    """Seed the global generator, which layers draw their first weights from."""
+    """Seed the global generator. Layers draw their initial weights from it."""
     torch.manual_seed(generator("cpu", seed, *purpose, "initialisation").initial_seed())
 
 
 def make_deterministic(threads: int) -> None:
     """Fix the number of CPU threads and ask for deterministic kernels.
 
-    Bits of a parallel sum depend on the number of threads, so a setting names it and no scheduler changes it: neither
-    PyTorch's nor that of NumPy's linear algebra. Raises UserError where the system grants fewer.
+    Bits of a parallel sum depend on the number of threads. It is therefore a setting, for PyTorch and for NumPy's
+    linear algebra, and no scheduler changes it. Raises UserError if the system allows fewer threads.
     """
     os.environ["CUBLAS_WORKSPACE_CONFIG"] = ":4096:8"
     os.environ["OPENBLAS_NUM_THREADS"] = str(threads)  # for libraries that are loaded later
     threadpool_limits(threads, "blas")
     torch.set_num_threads(threads)
     _check_granted(threads)
-    # not use_deterministic_algorithms: it imports the compiler, seconds of each job that neither trains nor evaluates
+    # not use_deterministic_algorithms, which imports the compiler and costs every job seconds
     torch.set_deterministic_debug_mode("warn" if torch.cuda.is_available() else "error")
-    # every `empty` is filled here: a pass over memory saved
+    # we fill every `empty` ourselves, so this saves a pass over memory
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     torch.backends.cudnn.benchmark = False
     # float32 means float32 on a GPU too: cuDNN's convolutions would otherwise round their inputs to TF32
@@ -44,7 +44,7 @@ def make_deterministic(threads: int) -> None:
 
 
 def _check_granted(threads: int) -> None:
-    """PyTorch divides its work among as many threads as were asked for; with fewer, its convolutions never end."""
+    """Raise UserError if the system allows fewer threads. PyTorch's convolutions would then never end."""
     for pool in threadpool_info():
         if pool["user_api"] == "openmp":
             library = ctypes.CDLL(pool["filepath"])

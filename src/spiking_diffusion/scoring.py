@@ -1,4 +1,4 @@
-"""Scores of images that another program made, in the columns of our tables."""
+"""Scores of images of other programs, in the columns of our tables."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def _only_array(path: Path) -> np.ndarray:
 
 
 def as_stored(path: Path, images: np.ndarray, shape: list[int]) -> np.ndarray:
-    """Images in any usual layout as uint8 (N, C, H, W) of ``shape`` (C, H, W)."""
+    """Convert images in any usual layout to uint8 (N, C, H, W) of ``shape`` (C, H, W)."""
     channels, *sides = shape
     if images.ndim == 3:
         images = images[:, None]

@@ -13,16 +13,16 @@ from spiking_diffusion.errors import UserError
 
 
 def save_weights(path: Path, module: nn.Module, made_from: str = "") -> None:
-    """Write weights as safetensors; ``made_from`` is the hash of what they only fit together with."""
+    """Write weights as safetensors. ``made_from`` is the hash of the weights that they belong to."""
     tensors = {k: v.detach().cpu().contiguous() for k, v in module.state_dict().items()}
     # one key at most: safetensors writes several in arbitrary order
     artifacts.write_bytes(path, safetensors.torch.save(tensors, {"made_from": made_from}))
 
 
 def halved(path: Path, made_from: str) -> bytes:
-    """The content of a file of weights with float16 in place of float32, and another ``made_from``.
+    """The content of a file of weights with float16 instead of float32, and another ``made_from``.
 
-    Raises UserError if a number is too large for it.
+    Raises UserError if a number is too large for float16.
     """
     tensors = safetensors.torch.load(artifacts.require(path).read_bytes())
     small = {key: value.half() if value.dtype == torch.float32 else value for key, value in tensors.items()}
@@ -34,7 +34,7 @@ def halved(path: Path, made_from: str) -> bytes:
 def load_weights(path: Path, module: nn.Module, device: torch.device) -> str:
     """Load weights into ``module``, move it to ``device`` in evaluation mode, and return their ``made_from``.
 
-    Raises UserError if the file is missing, damaged, or belongs to a network of other sizes.
+    Raises UserError if the file is missing, damaged, or belongs to a network with other sizes.
     """
     artifacts.require(path)
     try:

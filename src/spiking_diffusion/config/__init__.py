@@ -1,10 +1,10 @@
 """Every setting of the project: the classes behind ``params.yaml``.
 
-``load_params("params.yaml")`` reads and checks the whole file, every run included, before anything runs.
+``load_params("params.yaml")`` reads and checks the whole file, including every run, before anything runs.
 ``Params.resolve(run)`` merges a run's own lines over its recipe and returns the complete setting.
 
-The classes are strict and frozen and refuse unknown keys. There is no hidden default: a key that is missing from the
-file is an error. ``spiking-diffusion schema`` prints the JSON schema made from them.
+The classes are strict and frozen and refuse unknown keys. There is no hidden default, so a missing key is an error.
+``spiking-diffusion schema`` prints the JSON schema made from them.
 """
 
 # ruff: noqa: F401, I001 - the names that others take from here, several to a line

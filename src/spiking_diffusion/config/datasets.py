@@ -13,7 +13,7 @@ from spiking_diffusion.config.base import Count, Section, Seed, Sha256
 
 
 class RemoteFile(Section):
-    """One file of a dataset: its name, where it can be had, and what its bytes must hash to."""
+    """One file of a dataset: its name, its URLs, and its sha256."""
 
     name: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
     urls: list[Annotated[str, StringConstraints(pattern=r"^https?://")]]
@@ -32,16 +32,17 @@ class RemoteFile(Section):
 
 
 class LocalFile(Section):
-    """One file of a dataset, or for the format ``folder`` a folder, that is on this machine already.
+    """One file of a dataset that is already on this machine. For the format ``folder`` it is a folder.
 
-    ``path`` is relative to the project's folder, or absolute. Its hash is noted, not checked: it is the user's own.
+    ``path`` is relative to the project's folder, or absolute. Its hash is recorded, not checked, because the file is
+    the user's own.
     """
 
     path: Annotated[str, StringConstraints(pattern=r"^[^\s${}][^\n\r${}]*$")]
 
 
 class PinnedFile(Section):
-    """A file that is on this machine already and must hash to ``sha256``; ``path`` as in ``LocalFile``."""
+    """A file that is already on this machine and must have this ``sha256``. ``path`` is as in ``LocalFile``."""
 
     path: Annotated[str, StringConstraints(pattern=r"^[^\s${}][^\n\r${}]*$")]
     sha256: Sha256
@@ -75,8 +76,8 @@ FORMATS: dict[str, set[str]] = {
 
 
 class Split(Section):
-    """How many images are set aside by ``seed``: ``validation`` out of the training images, and
-    ``test`` where the dataset brings no test set of its own (0 otherwise)."""
+    """How many images are set aside by ``seed``: ``validation`` of the training images, and ``test`` if the dataset has
+    no test set of its own (0 otherwise)."""
 
     validation: Count
     test: Annotated[int, Field(ge=0)]
@@ -86,8 +87,8 @@ class Split(Section):
 class Dataset(Section):
     """Where images come from. ``shape`` is (channels, height, width); pixels are uint8.
 
-    ``resize`` says what becomes of images of another size in a ``folder``: they are refused (``none``), scaled and cut
-    to the middle (``crop``) or distorted (``stretch``). Images without labels are one class.
+    ``resize`` says what happens to images of another size in a ``folder``. They are refused (``none``), scaled and
+    cropped to the middle (``crop``) or distorted (``stretch``). Images without labels are one class.
     """
 
     title: str
@@ -118,5 +119,5 @@ class Dataset(Section):
 
     @property
     def paths(self) -> list[Path]:
-        """Those of its files that are on this machine."""
+        """The dataset's files that are on this machine."""
         return [Path(file.path) for file in self.files.values() if isinstance(file, LocalFile)]

@@ -18,13 +18,14 @@ from spiking_diffusion.config.yamlfile import read_yaml
 from spiking_diffusion.errors import UserError, sentence, unknown
 
 WITH_TOKENIZER = ("neuron", "vqsvae")
-"""Sections of a recipe that a run with a ``tokenizer`` has from that run."""
+"""Sections of a recipe that a run with a ``tokenizer`` takes from that run."""
 
 
 class Run(BaseModel):
     """A named experiment: a dataset, a recipe, and overrides laid out like the recipe itself.
 
-    ``tokenizer`` names another run, whose trained VQ-SVAE it takes in place of training one, and with it the neuron.
+    ``tokenizer`` names another run. The run then uses the trained VQ-SVAE and the neuron of that run and trains no
+    VQ-SVAE.
     """
 
     model_config = ConfigDict(extra="allow", frozen=True, strict=True)
@@ -35,7 +36,7 @@ class Run(BaseModel):
 
 
 class RunSettings(Section):
-    """A run with nothing left open."""
+    """A run with its complete settings."""
 
     name: Name
     model: Model
@@ -59,13 +60,13 @@ class RunSettings(Section):
 
     @property
     def token_shape(self) -> tuple[int, int]:
-        """(h, w) of its images' tokens."""
+        """(h, w) of the tokens of an image."""
         _, height, width = self.dataset.shape
         return height // self.recipe.vqsvae.scale, width // self.recipe.vqsvae.scale
 
     @property
     def conditions(self) -> int:
-        """How many conditions there are for its images to be drawn under; 0 where there are none."""
+        """The number of conditions under which images can be drawn, or 0 without conditions."""
         by = self.recipe.condition.by
         return {"none": 0, "label": self.dataset.classes, "code": self.recipe.condition.codes}[by]
 
@@ -103,7 +104,7 @@ class Params(Section):
 
     @cached_property
     def derived(self) -> dict[str, Any]:
-        """What was worked out of it and is kept, as it never changes."""
+        """A cache of derived values. They never change."""
         return {}
 
     @property
@@ -130,9 +131,9 @@ class Params(Section):
         return self.datasets[name]
 
     def resolve(self, name: str) -> RunSettings:
-        """The complete setting of a run: its recipe with the run's own lines on top.
+        """The complete settings of a run: its recipe with the run's own keys merged over it.
 
-        Raises UserError for an unknown run, dataset or recipe and for an override that does not fit.
+        Raises UserError for an unknown run, dataset or recipe, and for an override that does not fit.
         """
         if name not in self._resolved:
             self._resolved[name] = self._resolve(name, self.family_of(name))
@@ -198,7 +199,7 @@ def _merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def load_params(path: str | Path = "params.yaml") -> Params:
-    """Read and check ``params.yaml``. Raises UserError with one sentence for whatever is wrong in it."""
+    """Read and check ``params.yaml``. Raises UserError with one sentence for any error in it."""
     return check_params(read_yaml(path), str(path))
 
 

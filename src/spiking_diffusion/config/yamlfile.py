@@ -30,7 +30,8 @@ class _Loader(yaml.SafeLoader):
 def read_yaml(path: str | Path) -> Any:
     """Parse a YAML file as Snakemake (YAML 1.1) and as DVC (YAML 1.2) do, and refuse it where they differ.
 
-    ``1e-3``, ``off`` and ``012`` are the usual cases; duplicate keys, too, which YAML 1.1 parsers accept.
+    The usual cases are ``1e-3``, ``off`` and ``012``. Duplicate keys are refused too, although YAML 1.1 parsers accept
+    them.
     """
     try:
         text = Path(path).read_text(encoding="utf-8")
@@ -57,7 +58,7 @@ def read_yaml(path: str | Path) -> Any:
 
 
 def _first_difference(a: Any, b: Any, where: str) -> tuple[str, Any, Any] | None:
-    """Key and both values where two parsed files first differ."""
+    """The first key at which two parsed files differ, and both values."""
     if isinstance(a, dict) and isinstance(b, dict) and len(a) == len(b):
         for one, two in zip(a, b, strict=True):
             if repr(one) != repr(two):

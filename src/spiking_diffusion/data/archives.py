@@ -1,4 +1,4 @@
-"""What is inside a zip, a tar or a folder, member by member. Nothing is unpacked to disk."""
+"""The members of a zip, a tar or a folder, one by one. Nothing is unpacked to disk."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from spiking_diffusion.artifacts import files_of
 T = TypeVar("T")
 
 LIMIT = 4 * 2**30
-"""Bytes of one array or member that are read at most: images stay in memory."""
+"""The most bytes that are read of one array or member, because images stay in memory."""
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ class Member:
     open: Callable[[], IO[bytes]]
 
     def read(self, limit: int) -> bytes:
-        """All of it. Raises ValueError where it is larger than ``limit`` bytes, without unpacking the rest."""
+        """The whole content. Raises ValueError if it is larger than ``limit`` bytes, without unpacking the rest."""
         if self.size > limit:
             raise ValueError(f"{self.name} unpacks to {self.size} bytes, at most {limit} belong there")
         with self.open() as file:
@@ -36,13 +36,13 @@ class Member:
 
 
 class Readable(Protocol):
-    """Anything that bytes can be read from."""
+    """Any object with a ``read`` method for bytes."""
 
     def read(self, size: int = -1, /) -> bytes: ...
 
 
 def read_at_most(file: Readable, limit: int, name: str) -> bytes:
-    """The rest of a file. Raises ValueError where that is more than ``limit`` bytes, and reads no more than those."""
+    """The rest of a file. Raises ValueError if it has more than ``limit`` bytes, and reads no more than these."""
     raw = file.read(limit + 1)
     if len(raw) > limit:
         raise ValueError(f"{name} unpacks to more than the {limit} bytes that belong there")
@@ -62,7 +62,7 @@ def members(path: Path) -> Iterator[Member]:
 
 
 def folder_members(folder: Path) -> Iterator[Member]:
-    """The files in a folder, in order. Links within it are followed: it is the user's own."""
+    """The files in a folder, in order. Links within it are followed, because it is the user's own folder."""
     for path in files_of(folder):
         yield Member(path.relative_to(folder).as_posix(), path.stat().st_size, partial(_open, path))
 
@@ -84,7 +84,7 @@ def zip_members(path: Path) -> Iterator[Member]:
 
 
 def tar_members(path: Path) -> Iterator[Member]:
-    """The files in a tar archive; each is to be read before the next is asked for."""
+    """The files in a tar archive. Read each before you ask for the next."""
     with tarfile.open(path) as archive:
         seen: set[str] = set()
         for info in archive:
@@ -100,7 +100,7 @@ def _extract(archive: tarfile.TarFile, info: tarfile.TarInfo) -> IO[bytes]:
 
 
 def wanted(found: Mapping[str, T], name: str) -> T:
-    """What was found under a name. Raises ValueError where there is nothing."""
+    """The member with this name. Raises ValueError if there is none."""
     if name not in found:
         raise ValueError(f"it has no member {name}")
     return found[name]

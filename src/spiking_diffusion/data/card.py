@@ -1,4 +1,4 @@
-"""What lies beside a dataset for people to look at: a card of numbers, and a contact sheet."""
+"""The card of numbers and the contact sheet of a dataset."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ ROWS, COLUMNS = 30, 10
 
 
 def card(dataset: Dataset, splits: Arrays, found: Mapping[str, Found], stored: Path) -> dict[str, Any]:
-    """Counts, brightness, hashes, sources and licence of a dataset; pixels are those of training images in [0, 1]."""
+    """Counts, brightness, hashes, sources and licence of a dataset; pixel values are of training images in [0, 1]."""
     return {
         "title": dataset.title,
         "licence": dataset.licence,
@@ -43,10 +43,10 @@ def card(dataset: Dataset, splits: Arrays, found: Mapping[str, Found], stored: P
 
 
 def _pixels(images: np.ndarray) -> dict[str, Any]:
-    """Mean and variance of all pixels and of each channel, from how often each of the 256 values occurs."""
+    """Mean and variance of all pixels and of each channel, from the counts of the 256 values."""
     channels = range(images.shape[1])
     counts = np.zeros((len(channels), 256))
-    for start in range(0, len(images), 1000):  # bincount makes eight bytes of each
+    for start in range(0, len(images), 1000):  # bincount makes eight bytes of each pixel
         part = images[start : start + 1000]
         counts += [np.bincount(part[:, c].ravel(), minlength=256) for c in channels]
     counts = np.concatenate([counts, counts.sum(0, keepdims=True)])
@@ -62,9 +62,9 @@ def _pixels(images: np.ndarray) -> dict[str, Any]:
 
 
 def contact_sheet(images: np.ndarray, labels: np.ndarray, classes: int) -> np.ndarray:
-    """The first images of each class, a row per class, twice as large: (rows, columns[, 3]) uint8.
+    """The first images of each class, one row per class, twice as large: (rows, columns[, 3]) uint8.
 
-    Where there is one class, its first hundred.
+    If there is only one class, its first hundred images.
     """
     rows = min(classes, ROWS)
     if classes == 1:

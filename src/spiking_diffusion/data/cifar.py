@@ -1,4 +1,4 @@
-"""CIFAR-10 out of either of its archives, or of a folder of its files."""
+"""CIFAR-10 from either of its archives, or from a folder of its files."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ class _Unpickler(pickle.Unpickler):
 
     def find_class(self, module: str, name: str) -> Any:
         if name == "_reconstruct" and module in ("numpy.core.multiarray", "numpy._core.multiarray"):
-            return lambda kind, shape, code: np.ndarray(0, np.uint8)  # its state comes after
+            return lambda kind, shape, code: np.ndarray(0, np.uint8)  # pickle sets its state afterwards
         if module == "numpy" and name in ("ndarray", "dtype"):
             return getattr(np, name)
         if (module, name) == ("_codecs", "encode"):  # how protocol 2 writes bytes

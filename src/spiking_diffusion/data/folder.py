@@ -22,7 +22,7 @@ CHANNELS = {"1": 1, "L": 1, "RGB": 3}
 """Channels by Pillow's mode; others have transparency, 16 bits or inks."""
 KINDS = {1: "grey (1 channel)", 3: "colour (3 channels)"}
 FILE_LIMIT = 64 * 2**20
-"""Bytes of one image file that are read at most."""
+"""The most bytes that are read of one image file."""
 
 Parts = tuple[str, ...]
 
@@ -30,9 +30,9 @@ Parts = tuple[str, ...]
 def read_images(dataset: Dataset, path: Path) -> tuple[dict[Parts, np.ndarray], int]:
     """Every image in a folder or archive as (C, H, W) uint8, by the parts of its name, in order of names.
 
-    Names are in Unicode's composed form, as those of a Mac's archives are not. Beside them: how many files are named
-    otherwise than images, and skipped. Raises ValueError, naming the file, for an image that is damaged or not of
-    the dataset's kind, and for two names that look the same.
+    Names are in Unicode's composed form, because archives from a Mac have another form. The second value is the number
+    of files that are skipped because their names are not those of images. Raises ValueError, naming the file, for an
+    image that is damaged or not of the dataset's kind, and for two names that look the same.
     """
     found: dict[Parts, np.ndarray] = {}
     skipped = 0
@@ -57,13 +57,13 @@ def _decode(raw: bytes, name: str, dataset: Dataset) -> np.ndarray:
     channels, height, width = dataset.shape
     try:
         with Image.open(io.BytesIO(raw), formats=("PNG", "JPEG")) as image:
-            image.verify()  # the checksums of a PNG, which decoding alone skips
+            image.verify()  # checks the checksums of a PNG, which decoding skips
         with Image.open(io.BytesIO(raw), formats=("PNG", "JPEG")) as image:
             image.load()
             upright, kind = _plain(ImageOps.exif_transpose(image), channels)
     except UnidentifiedImageError as error:
         raise ValueError(f"{name} is damaged or no PNG or JPEG") from error
-    except Exception as error:  # each decoder has its own
+    except Exception as error:  # each decoder has its own exceptions
         raise ValueError(f"{name} is damaged: {error}") from error
     if kind not in CHANNELS:
         raise ValueError(f"{name} has pixels of the kind {kind}: save it as 8-bit grey or RGB without transparency")
@@ -83,9 +83,9 @@ def _decode(raw: bytes, name: str, dataset: Dataset) -> np.ndarray:
 
 
 def _plain(image: Image.Image, channels: int) -> tuple[Image.Image, str]:
-    """The image and its kind, without what only its storage has: a palette, or an alpha channel that is opaque.
+    """The image and its kind, without a palette and without an opaque alpha channel.
 
-    A palette of greys is grey where ``channels`` is 1. The kind is L, RGB, or a word for what is neither.
+    A palette of greys is grey if ``channels`` is 1. The kind is L, RGB, or a word for any other kind.
     """
     stored = image.mode in ("1", "LA", "P", "PA", "RGBA") or "transparency" in image.info
     if not stored or image.mode.startswith("I"):
@@ -103,7 +103,7 @@ def _plain(image: Image.Image, channels: int) -> tuple[Image.Image, str]:
 
 
 def layout(names: Iterable[Parts], classes: int) -> tuple[dict[str, list[tuple[Parts, int | None]]], tuple[str, ...]]:
-    """Sort names of images into ``train`` and ``test``, each with its label, None where there are no class folders.
+    """Sort names of images into ``train`` and ``test``, each with its label, or None without class folders.
 
     ``[train/|test/][class/]image``; folders around all of that do not matter. The second value is the classes in
     the order of their labels. Raises ValueError for any other layout.

@@ -1,9 +1,8 @@
 """Reading the files of a dataset into arrays.
 
 Every reader returns ``{"train": (images, labels), "test": (images, labels)}``, images (N, C, H, W) uint8 and
-labels (N,) integers from 0; ``test`` is missing where the dataset has no test set, and labels are None where it has
-none. Archives are read member by member, nothing is unpacked to disk, and nothing is unpickled but what
-``cifar-python`` needs.
+labels (N,) integers from 0; ``test`` is missing if the dataset has no test set, and labels are None if it has no
+labels. Archives are read member by member, and nothing is unpacked to disk. Only ``cifar-python`` unpickles anything.
 """
 
 from __future__ import annotations
@@ -27,11 +26,12 @@ from spiking_diffusion.errors import UserError
 
 Files = Mapping[str, Path]
 GZIP = b"\x1f\x8b"
-"""What gzipped files begin with."""
+"""The first bytes of gzipped files."""
 
 
 class Arrays(dict[str, tuple[np.ndarray, Any]]):
-    """What a reader returns, the names of the classes where the format has them, and how many files are no images."""
+    """The reader's result, the names of the classes if the format has them, and the number of files that are not
+    images."""
 
     class_names: tuple[str, ...] = ()
     skipped: int = 0
@@ -40,7 +40,7 @@ class Arrays(dict[str, tuple[np.ndarray, Any]]):
 def read_dataset(dataset: Dataset, files: Files) -> Arrays:
     """Read the files of a dataset, check them against its entry, and give labels to images that have none.
 
-    Raises UserError for files that are not what their format and the entry promise.
+    Raises UserError for files that do not fit their format and the entry.
     """
     names = ", ".join(str(path) for path in files.values()) or dataset.format
     try:
@@ -113,7 +113,7 @@ def _check_labels(dataset: Dataset, split: str, n: int, labels: np.ndarray | Non
 def _digits(dataset: Dataset, files: Files) -> Arrays:
     """scikit-learn's 1,797 handwritten digits, 8x8 with 17 grey levels.
 
-    Laid out as MNIST is: enlarged to 5/7 of the side (20 of 28 pixels), bilinearly, in the middle of a black frame.
+    Laid out like MNIST: enlarged bilinearly to 5/7 of the side (20 of 28 pixels), in the middle of a black frame.
     """
     from sklearn.datasets import load_digits  # slow to import, and only needed here
 
@@ -141,7 +141,7 @@ def read_idx(file: Readable, rank: int) -> np.ndarray:
     sizes = tuple(int(n) for n in np.frombuffer(header, ">i4", rank, 4))
     expected = 1
     for size in sizes:
-        expected *= size  # of Python's integers, which do not overflow
+        expected *= size  # Python's integers do not overflow
     if min(sizes) < 1 or expected > LIMIT:
         raise ValueError(f"its header says {sizes}")
     raw = read_at_most(file, expected, f"an array of {sizes}")
@@ -151,7 +151,7 @@ def read_idx(file: Readable, rank: int) -> np.ndarray:
 
 
 def _unpacked(file: IO[bytes]) -> IO[bytes]:
-    """The file, or what is in it where it is gzipped: sites hand out either."""
+    """The file's content, unpacked if it is gzipped. Sites distribute both."""
     packed = file.read(2) == GZIP
     file.seek(0)
     return cast("IO[bytes]", gzip.open(file)) if packed else file
@@ -173,7 +173,7 @@ def _idx(dataset: Dataset, files: Files) -> Arrays:
 
 
 def _emnist_zip(dataset: Dataset, files: Files) -> Arrays:
-    """EMNIST Letters out of NIST's archive, or of a folder of its files: stored transposed, labelled from 1."""
+    """EMNIST Letters from NIST's archive, or from a folder of its files: stored transposed, labelled from 1."""
     found = {}
     for member in members(files["archive"]):
         name = member.name.rpartition("/")[2].removesuffix(".gz")
@@ -188,7 +188,7 @@ def _emnist_zip(dataset: Dataset, files: Files) -> Arrays:
     return arrays
 
 
-# --- one's own ------------------------------------------------------------------------------------------
+# --- your own -------------------------------------------------------------------------------------------
 
 
 def _npz(dataset: Dataset, files: Files) -> Arrays:
@@ -232,7 +232,7 @@ def _pixels(name: str, x: np.ndarray) -> np.ndarray:
 
 
 def _whole(name: str, y: np.ndarray) -> np.ndarray:
-    y = y[:, 0] if y.ndim == 2 and y.shape[1] == 1 else y  # Keras has CIFAR's labels so
+    y = y[:, 0] if y.ndim == 2 and y.shape[1] == 1 else y  # Keras stores CIFAR's labels in this shape
     if y.dtype.kind not in "iu" or y.ndim != 1:
         raise ValueError(f"{name} is {y.dtype} of shape {y.shape}, not one whole number per image")
     return y

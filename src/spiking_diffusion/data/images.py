@@ -26,7 +26,7 @@ class ImageSet:
         return channels, height, width
 
     def variance(self) -> float:
-        """Variance of the training images' pixels in [0, 1], one number over all of them."""
+        """Variance of the training images' pixels in [0, 1], one number over all pixels."""
         counts = torch.bincount(self.images["train"].flatten(), minlength=256).double()  # exact, and in one pass
         values = torch.arange(256, dtype=torch.float64) / 255
         p = counts / counts.sum()

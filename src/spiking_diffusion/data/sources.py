@@ -18,14 +18,14 @@ from spiking_diffusion.errors import UserError
 
 MIRROR = "SPIKING_DIFFUSION_MIRROR"
 ROUNDS = 3
-"""How often every source is tried, as a network may fail for a moment."""
+"""How often every source is tried, because a network may fail for a moment."""
 log = logging.getLogger(__name__)
-pooch.get_logger().setLevel(logging.WARNING)  # it tells URLs as they are
+pooch.get_logger().setLevel(logging.WARNING)  # it logs URLs with their secrets
 
 
 @dataclass(frozen=True)
 class Found:
-    """Where a file lies now, the URL or path it came from, its hash, and whether params.yaml said so."""
+    """A file's current path, the URL or path it came from, its hash, and whether params.yaml gives this hash."""
 
     path: Path
     source: str
@@ -37,10 +37,10 @@ def obtain(dataset: str, file: RemoteFile, cache: Path, timeout: float = 30) -> 
     """A verified copy of ``file``.
 
     Tried in order, in several rounds: ``cache``; the file ``{dataset}/{name}`` of ``$SPIKING_DIFFUSION_MIRROR``, a
-    folder or a URL prefix; the file's own URLs. Raises UserError listing what was tried when none has the bytes.
+    folder or a URL prefix; the file's own URLs. If no source has the bytes, raises UserError that lists the attempts.
     """
     cached, origin, partial = cache / file.name, cache / f"{file.name}.source", cache / ".partial"
-    shutil.rmtree(partial, ignore_errors=True)  # of a download that was killed
+    shutil.rmtree(partial, ignore_errors=True)  # left by a killed download
     artifacts.clear_leftovers(origin)
     if cached.is_file() and artifacts.sha256(cached) == file.sha256:
         source = origin.read_text(encoding="utf-8") if origin.is_file() else str(cached)
@@ -50,7 +50,7 @@ def obtain(dataset: str, file: RemoteFile, cache: Path, timeout: float = 30) -> 
     failures: list[str] = []
     for source in [*sources, *file.urls] * ROUNDS:
         remote = source.startswith(("http://", "https://"))
-        secret = remote and source not in file.urls  # those of params.yaml are known to everybody
+        secret = remote and source not in file.urls  # URLs in params.yaml are public
         told = without_secrets(source) if secret else source
         try:
             if remote:
@@ -71,7 +71,7 @@ def obtain(dataset: str, file: RemoteFile, cache: Path, timeout: float = 30) -> 
             if found != file.sha256:
                 raise ValueError(f"sha256 is {found}, expected {file.sha256}")
             return Found(Path(source), source, file.sha256, verified=True)
-        except Exception as error:  # a dead link has many names; the next source may still do
+        except Exception as error:  # a dead link can raise many errors, and the next source may work
             why = _why(error)
             failures.append(f"{told}: {without_secrets(why) if secret else why}")
             log.warning("%s", failures[-1])
@@ -85,7 +85,8 @@ def obtain(dataset: str, file: RemoteFile, cache: Path, timeout: float = 30) -> 
 
 
 def _mirrored(mirror: str, name: str) -> str:
-    """Where a mirror has a file: below a folder, its ``~`` spelt out, or below the path of a URL, before its query."""
+    """A file's place in a mirror: below a folder, with its ``~`` expanded, or below the path of a URL, before its
+    query."""
     parts = urlsplit(mirror)
     if parts.scheme in ("http", "https"):
         return urlunsplit(parts._replace(path=f"{parts.path.rstrip('/')}/{name}"))
@@ -94,20 +95,20 @@ def _mirrored(mirror: str, name: str) -> str:
 
 
 def without_secrets(text: str) -> str:
-    """A URL, or words with URLs in them, without user names, passwords and queries, which sign a URL."""
+    """A URL, or a text with URLs, without user names, passwords and queries. A query can sign a URL."""
     return re.sub(r"(?<=://)[^\s/@]*@|\?[^\s'\")]*", "", text)
 
 
 def _why(error: Exception) -> str:
-    """One line; of a failed connection the cause alone, since what is wrapped around it names the URL again."""
+    """The error as one line. For a failed connection only its cause, because the wrapping errors repeat the URL."""
     cause = getattr(error.args[0], "reason", None) if error.args else None
     return " ".join(str(cause if isinstance(cause, Exception) else error).split())
 
 
 def locate(dataset: str, role: str, file: LocalFile, folder: bool) -> Found:
-    """A file on disk, or a folder where ``folder`` says that one may be.
+    """A file on disk, or a folder if ``folder`` allows one.
 
-    Raises UserError where it is not there.
+    Raises UserError if it does not exist.
     """
     path = Path(file.path)
     if not path.is_file() and not (folder and path.is_dir()):
