@@ -1,10 +1,10 @@
 """Prior and posterior of FSVAE: autoregressive Bernoulli spike sampling (Kamata et al. 2022, Sec. 4).
 
-Each latent unit has k candidate neurons; one of their k spikes, picked at random, is the unit's spike. The
-mean of the k is the Bernoulli probability. Every step feeds on the step before, so both run forward in time
-with their membranes: O(T) layer calls. Drawing is done in evaluation mode, without gradient; for training
-the drawn train then goes through the layers once more, all steps at a time, so that batch normalisation has
-its statistics over time and batch.
+Each latent unit has k candidate neurons; one of their k spikes, picked at random, is the unit's spike. The mean of the
+k spikes is the Bernoulli probability. Every step uses the result of the step before, so both networks run forward in
+time with their membranes: O(T) layer calls. Drawing uses evaluation mode, without gradient. For training the drawn
+train then goes through the layers once more, all steps at a time, so that batch normalisation has its statistics over
+time and batch.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class _Autoregressive(nn.Module):
         return x.unflatten(-1, (self.units, self.k))
 
     def _step(self, x: Tensor, membranes: list[Tensor | None]) -> Tensor:
-        """Candidate spikes (B, c, k) of one step; ``membranes`` is brought up to date in place."""
+        """Candidate spikes (B, c, k) of one step. Updates ``membranes`` in place."""
         for i, layer in enumerate(self.layers):
             assert isinstance(layer, layers.SpikingLayer)
             x, membranes[i] = layer.step(x, membranes[i])
@@ -48,7 +48,7 @@ class _Autoregressive(nn.Module):
 
     @contextmanager
     def _drawing(self) -> Iterator[list[Tensor | None]]:
-        """Evaluation mode, no gradient, and membranes at rest, as when images are sampled."""
+        """Evaluation mode, no gradient, and membranes at rest, as in sampling."""
         training = self.training
         self.eval()
         try:
@@ -90,10 +90,9 @@ class Prior(_Autoregressive):
     def forward(self, z: Tensor, p: float, from_step: int, generator: torch.Generator, guess: Guess = "pick") -> Tensor:
         """Candidate spikes (T, B, c, k) given the posterior's train z (T, B, c).
 
-        Scheduled sampling: of the spikes from step ``from_step`` (counted from 0) on, the next step is shown the
-        prior's own guess instead of the posterior's with probability ``p``. ``pick`` decides sample by sample and
-        guesses with a candidate picked at random; ``majority`` decides once a step for the whole batch and guesses
-        with the candidates' majority.
+        Scheduled sampling: from step ``from_step`` (counted from 0) on, with probability ``p`` the next step sees the
+        prior's own guess instead of the posterior's spikes. ``pick`` decides for each sample and guesses with a random
+        candidate. ``majority`` decides once a step for the whole batch and guesses with the candidates' majority.
         """
         z = z.detach()
         coins = len(z), z.shape[1] if guess == "pick" else 1
@@ -119,14 +118,14 @@ class Prior(_Autoregressive):
 
 
 def majority(candidates: Tensor, generator: torch.Generator) -> Tensor:
-    """Candidates (..., c, k) -> spikes (..., c), where more than half of the k fire; a coin decides a tie."""
+    """Candidates (..., c, k) -> spikes (..., c): 1 if more than half of the k fire. A coin decides a tie."""
     lead = 2 * candidates.sum(-1) - candidates.shape[-1]
     coins = torch.rand(lead.shape, generator=generator, device=lead.device)
     return (lead + coins > 0.5).float()
 
 
 def draw_picks(shape: tuple[int, ...], k: int, generator: torch.Generator, device: torch.device) -> Tensor:
-    """Which of the k candidates is taken, uniform: (T, B, c) in [0, k)."""
+    """The index of the picked candidate, uniform: (T, B, c) in [0, k)."""
     return torch.randint(k, tuple(shape), generator=generator, device=device)
 
 

@@ -15,7 +15,7 @@ from spiking_diffusion.snn import SpikingDecoder, SpikingEncoder, StridedDecoder
 
 
 class FSVAEOutput(NamedTuple):
-    """One pass, with what the loss needs."""
+    """The result of one pass, as the loss needs it."""
 
     images: Tensor  # (B, C_in, H, W) at the network's own size, not clamped
     z: Tensor  # latent spikes (T, B, c)
@@ -27,7 +27,7 @@ class FSVAE(nn.Module):
     """Spiking encoder -> Linear + LIF -> posterior -> latent spikes -> Linear + LIF -> spiking decoder.
 
     ``image_shape`` is (C_in, H, W). ``architecture: original`` works on images resized to the next multiple of
-    2^stages, such as 32x32 for 28x28, and what it draws is resized back.
+    2^stages, such as 32x32 for 28x28. Drawn images are resized back.
     """
 
     def __init__(self, settings: config.FSVAE, neuron: config.Neuron, image_shape: tuple[int, int, int]) -> None:
@@ -56,12 +56,13 @@ class FSVAE(nn.Module):
         self.out_of_latent = layers.linear(neuron, units, features, norm)
 
     def scheduled_probability(self, progress: float) -> float:
-        """Probability of scheduled sampling when ``progress`` in [0, 1] of the training is done."""
+        """Probability of scheduled sampling at ``progress`` in [0, 1] of the training."""
         schedule = self.settings.scheduled_sampling
         return schedule.start + (schedule.end - schedule.start) * progress
 
     def forward(self, images: Tensor, progress: float, generator: torch.Generator) -> FSVAEOutput:
-        """Images (B, C_in, H, W) in [0, 1] through posterior and decoder; the prior looks on."""
+        """Images (B, C_in, H, W) in [0, 1] through posterior and decoder, with the prior's candidates for the same
+        train."""
         z, q = self.posterior(self._encoded(images), generator)
         schedule, probability = self.settings.scheduled_sampling, self.scheduled_probability(progress)
         p = self.prior(z, probability, schedule.from_step, generator, guess=schedule.guess)
@@ -84,7 +85,7 @@ class FSVAE(nn.Module):
         return resized(self._decoded(z), self.image_size)
 
     def _encoded(self, images: Tensor) -> Tensor:
-        """Images (B, C_in, H, W) -> the train that the posterior is shown (T, B, c)."""
+        """Images (B, C_in, H, W) -> the posterior's input train (T, B, c)."""
         return self.into_latent(self.encoder(resized(images, self.own_size)).flatten(2))
 
     def _decoded(self, z: Tensor) -> Tensor:
@@ -93,7 +94,7 @@ class FSVAE(nn.Module):
 
 
 def resized(images: Tensor, size: tuple[int, int]) -> Tensor:
-    """Images (B, C, H, W) -> (B, C, *size) by Pillow's bilinear filter, which averages where an image gets smaller."""
+    """Images (B, C, H, W) -> (B, C, *size) by Pillow's bilinear filter, which averages when it shrinks an image."""
     if images.shape[2:] == size:
         return images
     return F.interpolate(images, size, mode="bilinear", antialias=True)

@@ -1,4 +1,4 @@
-"""Spiking building blocks: neuron, layers, readouts, and the encoder and decoder that both models share."""
+"""Spiking building blocks: neuron, layers, readouts, and the encoder and decoder of both models."""
 
 from spiking_diffusion.snn.autoencoder import SpikingDecoder, SpikingEncoder, StridedDecoder, StridedEncoder
 from spiking_diffusion.snn.layers import SpikingLayer, set_precision, use_kernels

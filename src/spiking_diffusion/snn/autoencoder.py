@@ -76,7 +76,7 @@ class SpikingDecoder(nn.Module):
     def forward(self, spikes: Tensor) -> Tensor:
         """Spikes (T, B, code_dim, h, w) -> images (B, C_out, scale h, scale w) in (-0.5, 1.5).
 
-        Training compares these values as they are; ``clamp(0, 1)`` makes an image of them.
+        Training compares these values without clamping. ``clamp(0, 1)`` makes an image of them.
         """
         return leaky_readout(self.first(self.trunk(spikes)), self.second, self.out, self.decay) + 0.5
 
@@ -100,7 +100,7 @@ class StridedEncoder(nn.Module):
 
 
 class StridedDecoder(nn.Module):
-    """The mirror of ``StridedEncoder``, read out as ``SpikingDecoder`` is."""
+    """The mirror of ``StridedEncoder``, with the readout of ``SpikingDecoder``."""
 
     def __init__(self, neuron: config.Neuron, channels: Sequence[int], c_out: int, decay: float) -> None:
         super().__init__()
@@ -119,8 +119,8 @@ class StridedDecoder(nn.Module):
 def leaky_readout(spikes: Tensor, last: layers.SpikingLayer, out: nn.ConvTranspose2d, decay: float) -> Tensor:
     """``tanh(sum_t decay^(T-1-t) out(last(spikes))_t)``.
 
-    ``out`` is linear, so the sum over time comes first and the map is applied once; its bias, which each step would
-    have added, is multiplied by the sum of the weights.
+    ``out`` is linear, so the sum over time comes first and the map is applied once. Each step would have added the
+    bias, so the bias is multiplied by the sum of the weights.
     """
     weights = decay_weights(decay, spikes)
     assert out.bias is not None

@@ -1,9 +1,9 @@
-"""A spiking layer on the CPU whose cost goes with its spikes.
+"""A spiking layer on the CPU with a cost proportional to its spikes.
 
-A synapse adds, for each spike, the weights that leave it: an accumulation in place of the multiplications with 0
-and 1 of a dense convolution. Its weight gradient visits the same spikes; the gradient of its input is dense and
-PyTorch's. Normalisation and LIF are one pass forward and one backward that computes the membranes again instead of
-keeping them. All in float32 (``kernels.cpp``), as exact as the layers of PyTorch and SpikingJelly that they replace.
+A synapse adds the outgoing weights of each spike. A dense convolution would multiply by 0 and 1 instead. The weight
+gradient visits the same spikes. The gradient of the input is dense, and PyTorch computes it. Normalisation and LIF are
+one pass forward and one backward. The backward pass computes the membranes again instead of storing them. Everything is
+float32 (``kernels.cpp``) and as exact as the layers of PyTorch and SpikingJelly that it replaces.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from spiking_diffusion import config
 from spiking_diffusion.snn.kernels import library
 
 Convolution = nn.Conv2d | nn.ConvTranspose2d
-LANES, CACHE = 16, 600_000  # floats of a vector register; bytes of weights that stay near the processor
+LANES, CACHE = 16, 600_000  # floats of a vector register; bytes of weights that fit in the cache
 
 
 class _Events(ctypes.Structure):
@@ -48,7 +48,8 @@ class _Neurons(ctypes.Structure):
 
 
 def _call(function: str, *args: Any) -> None:
-    """Call a kernel; tensors become pointers, None the null pointer, integers 64 bits; threads come last."""
+    """Call a kernel. Tensors become pointers, None the null pointer, integers 64 bits. The number of threads comes
+    last."""
     converted = [
         a if a is None
         else ctypes.c_void_p(a.data_ptr()) if isinstance(a, Tensor)
@@ -62,7 +63,7 @@ def _call(function: str, *args: Any) -> None:
 
 
 def channels_last(x: Tensor) -> Tensor:
-    """(N, C, H, W) as rows (N, H, W, C), contiguous; (N, C) as it is. Copies only what lies otherwise."""
+    """(N, C, H, W) as rows (N, H, W, C), contiguous; (N, C) stays. Copies only if the memory layout differs."""
     return (x.movedim(1, -1) if x.dim() > 2 else x).contiguous()
 
 
@@ -70,7 +71,7 @@ def channels_last(x: Tensor) -> Tensor:
 
 
 class Geometry(NamedTuple):
-    """For each output position, in order: which input positions reach it, and through which kernel element."""
+    """For each output position, in order: the input positions that reach it, and their kernel elements."""
 
     shape: tuple[int, int]  # of the output
     start: Tensor
@@ -106,7 +107,7 @@ def geometry(
 
 
 def supports(synapse: nn.Module) -> bool:
-    """Whether the synapse is a convolution that ``apply_synapse`` can do."""
+    """Whether the synapse is a convolution that ``apply_synapse`` supports."""
     return (
         isinstance(synapse, Convolution)
         and synapse.bias is None
@@ -118,8 +119,8 @@ def supports(synapse: nn.Module) -> bool:
 
 
 def _lanes(channels: int, size: int) -> int:
-    """How many vectors of output channels go together, of 4, 2 or 1: no more than there are of the channels, and so
-    few that their ``size`` weights stay near the processor."""
+    """How many vectors of output channels are processed together: 4, 2 or 1. It is at most the number of vectors, and
+    small enough that their ``size`` weights fit in the cache."""
     lanes = 4
     while lanes > 1 and (lanes * LANES > channels or lanes * LANES * size * 4 > CACHE):
         lanes //= 2
@@ -179,7 +180,7 @@ class _ApplySynapse(torch.autograd.Function):
         if ctx.needs_input_grad[1]:
             shape, threads = ctx.shape, torch.get_num_threads()
             size = shape.elements * shape.channels_in
-            lanes = _lanes(shape.channels_out // threads, size)  # a thread has the weights of its own channels
+            lanes = _lanes(shape.channels_out // threads, size)  # each thread has the weights of its own channels
             blocks = -(-shape.channels_out // (lanes * LANES))
             found = torch.zeros(blocks, shape.elements, shape.channels_in, lanes * LANES)
             events = _Events(channel.data_ptr(), start.data_ptr())
@@ -200,7 +201,8 @@ def apply_synapse(
     """``synapse(spikes)`` for spikes (N, C_in, H, W) in {0, 1}: (N, C_out, H', W').
 
     ``precision`` is that of the input's gradient: ``float32`` or ``bfloat16``. With ``where`` (B, H, W) bool, for a
-    synapse of stride 1 and N = T B, only these outputs are computed; the others hold anything, and have no gradient.
+    synapse of stride 1 and N = T B, only these outputs are computed. The other outputs are undefined and have no
+    gradient.
     """
     out = _ApplySynapse.apply(spikes, synapse.weight, synapse, precision, where)
     assert isinstance(out, Tensor)
@@ -234,7 +236,7 @@ class _NormLIF(torch.autograd.Function):
         spikes = x.new_empty(1 if readout is not None else neurons.steps, neurons.rows, neurons.channels)
         _call("lif", neurons, x.detach(), scale, shift, spikes)
         ctx.save_for_backward(x, mean, rstd, scale, shift)
-        ctx.neurons, ctx.readout, ctx.batch = neurons, readout, batch  # neurons hold a pointer to the readout
+        ctx.neurons, ctx.readout, ctx.batch = neurons, readout, batch  # neurons contain a pointer to the readout
         return spikes
 
     @staticmethod
@@ -266,9 +268,9 @@ def norm_lif(
 ) -> Tensor:
     """Batch normalisation and LIF: currents (steps * B, C, ...) -> spikes (steps, B, C, ...).
 
-    With ``constant`` currents are (B, C, ...), those of every step. With ``readout`` (steps,) the result is the sum
-    of the spikes (B, C, ...) with these weights. Outside ``where`` (B, ...) bool, for evaluation mode, spikes may be
-    anything. ``scale`` multiplies the norm's weights. Running statistics move as ``norm`` moves them.
+    With ``constant``, currents are (B, C, ...) and the same at every step. With ``readout`` (steps,) the result is the
+    sum of the spikes (B, C, ...) with these weights. Outside ``where`` (B, ...) bool, for evaluation mode, spikes are
+    undefined. ``scale`` multiplies the norm's weights. Running statistics change as in ``norm``.
     """
     flat = channels_last(x)
     shape, rows = flat.shape, flat.view(-1, x.shape[1])

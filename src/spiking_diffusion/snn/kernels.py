@@ -1,8 +1,8 @@
 """Building and calling the CPU kernels of ``kernels.cpp``.
 
-They are compiled once a machine, in a second, and kept in the user's cache directory under a name made of the
-source, the compiler and the processor; where that cannot be, in a folder for this user among the temporary files. Where
-there is no C++ compiler, PyTorch and SpikingJelly do the same work more slowly.
+They are compiled once on each machine, in a second. They are stored in the user's cache directory under a name that
+depends on the source, the compiler and the processor. If that directory is not usable, a folder for this user among the
+temporary files takes its place. Without a C++ compiler, PyTorch and SpikingJelly do the same work more slowly.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ from torch import Tensor
 
 log = logging.getLogger(__name__)
 SOURCE = Path(__file__).with_name("kernels.cpp")
-# no contraction: a multiplication fused with an addition would round otherwise than PyTorch's two;
-# no trapping: nobody asks for floating-point exceptions, and for their sake the choice spike or not would not vectorise
+# no contraction: a multiplication fused with an addition would round differently from PyTorch's two operations;
+# no trapping: floating-point exceptions are not used, and support for them would prevent vectorising the spike decision
 FLAGS = (
     "-O3",
     "-march=native",
@@ -42,14 +42,14 @@ FLAGS = (
 
 
 def usable(x: Tensor) -> bool:
-    """Whether the kernels can take ``x``: float32 on a CPU, outside autocast, with a compiler at hand."""
+    """Whether the kernels support ``x``: float32 on a CPU, outside autocast, with a compiler available."""
     cpu = x.device.type == "cpu" and x.dtype == torch.float32 and not torch.is_autocast_enabled("cpu")
     return cpu and library() is not None
 
 
 @functools.cache
 def library() -> ctypes.CDLL | None:
-    """The compiled kernels, or None, with a warning, where they cannot be compiled."""
+    """The compiled kernels, or None with a warning if they cannot be compiled."""
     try:
         return _build()
     except (OSError, RuntimeError, subprocess.SubprocessError) as error:
@@ -66,7 +66,7 @@ def _build() -> ctypes.CDLL:
     for folder in (_cache, _of_user):
         try:
             return _compile(compiler, folder() / name)
-        except (OSError, RuntimeError) as error:  # no home, or one in which nothing can be written, or nothing run
+        except (OSError, RuntimeError) as error:  # no home folder, or no writing or running in it
             log.debug("no kernels there: %s", error)
     private = Path(tempfile.mkdtemp(prefix="spiking-diffusion-"))
     atexit.register(shutil.rmtree, private, ignore_errors=True)
@@ -87,12 +87,13 @@ def _compile(compiler: list[str], out: Path) -> ctypes.CDLL:
 
 
 def _cache() -> Path:
-    """Raises RuntimeError where the user has no home."""
+    """Raises RuntimeError if the user has no home folder."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache", "spiking-diffusion")
 
 
 def _of_user() -> Path:
-    """A folder among the temporary files that is this user's alone: nobody else can put a library there."""
+    """A folder among the temporary files that only this user can write to, so that nobody else can put a library
+    there."""
     folder = Path(tempfile.gettempdir(), f"spiking-diffusion-{os.getuid()}")
     folder.mkdir(mode=0o700, exist_ok=True)
     found = folder.lstat()
@@ -102,7 +103,7 @@ def _of_user() -> Path:
 
 
 def _processor() -> str:
-    """What ``-march=native`` depends on: a home directory may be shared by unlike machines."""
+    """What ``-march=native`` depends on, because different machines may share a home directory."""
     info = Path("/proc/cpuinfo")
     lines = info.read_text().split("\n\n")[0].splitlines() if info.exists() else []
     return "\n".join([platform.machine(), *(line for line in lines if line.startswith(("flags", "Features", "model")))])

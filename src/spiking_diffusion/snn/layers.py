@@ -21,11 +21,11 @@ Norm = Literal["batch", "none"]
 class SpikingLayer(nn.Module):
     """``synapse`` -> ``norm`` -> LIF.
 
-    ``norm`` is tdBN (Zheng et al. 2021): statistics over time and batch together, and currents normalised to
-    ``alpha`` V_th, a factor of their own next to the learned weight. Without a norm the synapse's currents are taken.
+    ``norm`` is tdBN (Zheng et al. 2021): statistics over time and batch together, and currents normalised to ``alpha``
+    V_th, a factor in addition to the learned weight. Without a norm, the synapse's currents enter the neurons directly.
     On the CPU in float32 the kernels of this package compute the layer (``spiking_diffusion.snn.events``), unless they
-    lack its neuron (``events.covers``), it has no norm, or ``kernels`` is off. With ``precision: bfloat16`` synapses
-    multiply in bfloat16, on the CPU only where their input's gradient needs it; currents, statistics and membranes
+    do not support its neuron (``events.covers``), it has no norm, or ``kernels`` is off. With ``precision: bfloat16``
+    synapses multiply in bfloat16, on the CPU only for the gradient of their input. Currents, statistics and membranes
     stay float32.
     """
 
@@ -47,13 +47,13 @@ class SpikingLayer(nn.Module):
     def forward(
         self, x: Tensor, *, readout: Tensor | None = None, steps: int | None = None, where: Tensor | None = None
     ) -> Tensor:
-        """Spikes (T, B, ...) for a spike train (T, B, ...), or with ``readout`` (T,) their sum (B, ...) so weighted.
+        """Spikes (T, B, ...) for a spike train (T, B, ...), or with ``readout`` (T,) their weighted sum (B, ...).
 
-        With ``steps`` the input is (B, ...), a current that is the same at every step. Synapse and norm then see it
-        once: all steps have the same current, hence the same mean and variance.
+        With ``steps`` the input is (B, ...), a current that is the same at every step. Synapse and norm then process it
+        once, because all steps have the same current, mean and variance.
 
-        ``where`` (B, H, W) bool, in evaluation mode and for synapses that keep height and width, are the positions
-        whose spikes will be looked at: elsewhere the result may be anything, and takes no time where kernels are used.
+        ``where`` (B, H, W) bool marks the positions of the spikes that will be used. It is for evaluation mode and for
+        synapses that keep height and width. Elsewhere the result is undefined, and kernels spend no time on it.
         """
         flat, constant = (x.flatten(0, 1), False) if steps is None else (x, True)
         steps = len(x) if steps is None else steps
@@ -75,7 +75,7 @@ class SpikingLayer(nn.Module):
         return self.kernels and covered and kernels.usable(x)
 
     def normalise(self, current: Tensor) -> Tensor:
-        """The synapse's currents (N, C, ...) as the neurons get them."""
+        """The synapse's currents (N, C, ...) as they enter the neurons."""
         if self.norm is None:
             return current
         if self.scale == 1:
@@ -110,7 +110,8 @@ class EventConvolution(nn.Conv2d):
 
 
 def conv(neuron: config.Neuron, c_in: int, c_out: int, kernel: int, stride: int = 1) -> SpikingLayer:
-    """Conv + BatchNorm + LIF; ``stride`` divides height and width exactly. No bias: the norm has one."""
+    """Conv + BatchNorm + LIF; ``stride`` divides height and width exactly. The norm has a bias, so the synapse has
+    none."""
     synapse = nn.Conv2d(c_in, c_out, kernel, stride, padding=kernel // 2, bias=False)
     return SpikingLayer(synapse, nn.BatchNorm2d(c_out), neuron)
 
@@ -145,9 +146,10 @@ def set_precision(module: nn.Module, precision: Precision) -> None:
 
 @contextmanager
 def record_rates(module: nn.Module) -> Iterator[dict[str, float]]:
-    """Firing rates in [0, 1] of the spiking layers of ``module`` that are called within, by name: the last call's mean.
+    """Firing rates in [0, 1] of the spiking layers of ``module`` that are called in this context, by name: the mean of
+    the last call.
 
-    For evaluation mode: a layer that is read out has no spike train, so it is computed a second time for one.
+    For evaluation mode. A layer with a readout returns no spike train, so it is computed a second time to get one.
     """
     rates: dict[str, float] = {}
 
@@ -156,7 +158,7 @@ def record_rates(module: nn.Module) -> Iterator[dict[str, float]]:
             if options.get("readout") is None:
                 rates[name] = float(spikes.mean())
             else:
-                layer(*args, steps=options.get("steps"))  # and comes by here again
+                layer(*args, steps=options.get("steps"))  # calls this hook again
 
         return hook
 

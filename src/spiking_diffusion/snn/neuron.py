@@ -24,8 +24,8 @@ class LIF(nn.Module):
 
     Without ``decay_input`` X is not divided by tau. The gradient of S at x = H - V_th is ATan's,
     g'(x) = alpha / (2 (1 + (pi/2 alpha x)^2)), or ``rectangular``: alpha where |x| < 1 / (2 alpha), 0 elsewhere.
-    Membranes start at V_reset in every call, so no state can leak from one batch into the next; whoever
-    steps through time by hand keeps the membrane that ``step`` returns.
+    Membranes start at V_reset in every call, so no state can leak from one batch into the next. To step through time by
+    hand, pass on the membrane that ``step`` returns.
 
     """
 

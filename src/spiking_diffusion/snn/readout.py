@@ -36,7 +36,7 @@ def decay_weights(decay: float, spikes: Tensor) -> Tensor:
 def psp_distance(a: Tensor, b: Tensor, tau_syn: float) -> Tensor:
     """Squared distance of two trains (T, ...) after PSP filtering, mean over time and units.
 
-    The paper calls it MMD with PSP as kernel (Eq. 9); as trains are compared pairwise, it is a squared
-    van Rossum distance.
+    The paper calls it MMD with PSP as kernel (Eq. 9). Trains are compared pairwise, so it is a squared van Rossum
+    distance.
     """
     return (psp(a - b, tau_syn) ** 2).mean()

@@ -1,4 +1,4 @@
-"""Blocks with membrane shortcuts, and synapses that reach every position."""
+"""Blocks with membrane shortcuts, and synapses between all positions."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from spiking_diffusion.snn.layers import EventConvolution, SpikingLayer
 class PositionSynapse(nn.Module):
     """A synapse from each of ``positions`` P to each other, within a channel.
 
-    The channels are in ``groups`` of equal size. Those of one group share a P x P matrix of weights.
+    The channels are in ``groups`` of equal size. The channels of a group share a P x P matrix of weights.
     """
 
     def __init__(self, groups: int, positions: int) -> None:
@@ -32,7 +32,7 @@ class PositionSynapse(nn.Module):
 class Block(nn.Module):
     """u + synapses(LIF(norm(u))): spikes go through a 3x3 convolution and, with ``groups``, a synapse over positions.
 
-    The shortcut carries currents u from block to block (Hu et al., arXiv:2112.08954), the synapses see spikes alone.
+    The shortcut carries currents u from block to block (Hu et al., arXiv:2112.08954). The synapses see only spikes.
     Norm and neuron come before the synapse (He et al., arXiv:1603.05027).
     """
 
@@ -53,14 +53,15 @@ class Block(nn.Module):
 
 
 def firing(neuron: config.Neuron, channels: int) -> SpikingLayer:
-    """Normalisation and LIF of a current. Its mean is 1/2 at first, because at 0 few neurons would fire."""
+    """Normalisation and LIF of a current. Its mean is initially 1/2, because at 0 few neurons would fire."""
     norm = nn.BatchNorm2d(channels)
     nn.init.constant_(norm.bias, 0.5)
     return SpikingLayer(nn.Identity(), norm, neuron)
 
 
 class Trunk(nn.Module):
-    """Spikes to spikes of one size: a 3x3 convolution, ``blocks`` blocks of ``channels``, normalisation and LIF."""
+    """From spikes to spikes of the same size: a 3x3 convolution, ``blocks`` blocks of ``channels``, normalisation and
+    LIF."""
 
     def __init__(self, neuron: config.Neuron, c_in: int, channels: int, blocks: int) -> None:
         super().__init__()

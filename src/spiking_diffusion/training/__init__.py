@@ -1,1 +1,1 @@
-"""The training loop that all models share, and its checkpoints."""
+"""The training loop of all models, and its checkpoints."""

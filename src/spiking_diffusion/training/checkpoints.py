@@ -1,4 +1,4 @@
-"""States of a training on disk, to resume from."""
+"""Checkpoints of a training, to resume from."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ History = list[dict[str, float]]
 
 @dataclass
 class Done:
-    """How far a training is: the rows of its whole epochs; of the epoch under way its steps, sums and noise.
+    """The progress of a training: the rows of its complete epochs, and the steps, sums and noise of the current epoch.
 
-    ``seconds`` is the processor time that all this took.
+    ``seconds`` is the processor time spent so far.
     """
 
     history: History
@@ -34,9 +34,9 @@ class Done:
 
 
 class Checkpoints:
-    """The two newest states of a training in ``work``, the older in case the newer is found damaged.
+    """The two newest checkpoints of a training in ``work``. The older one is used if the newer one is damaged.
 
-    Each file begins with its own SHA-256, and holds ``identity``: the settings, data and code it belongs to.
+    Each file begins with its own SHA-256 and contains ``identity``: the settings, data and code it belongs to.
     """
 
     def __init__(
@@ -57,7 +57,7 @@ class Checkpoints:
         return sorted(artifacts.listed(self.work, "epoch-*.pt"), key=lambda path: path.stem, reverse=True)
 
     def save(self, done: Done) -> None:
-        """Leave a checkpoint, and remove all but two."""
+        """Write a checkpoint, and remove all but the two newest."""
         content = io.BytesIO()
         state = {name: part.state_dict() for name, part in self.parts.items()}
         torch.save({"identity": self.identity, **state, "done": vars(done)}, content)
@@ -69,12 +69,12 @@ class Checkpoints:
             old.unlink()
 
     def resume(self, name: str, device: torch.device) -> Done:
-        """Load the newest undamaged checkpoint of this very training, and remove those of another.
+        """Load the newest undamaged checkpoint of this training, and remove those of another.
 
-        Raises UserError where all that is there is damaged: to begin anew is for the user to decide.
+        Raises UserError if all checkpoints are damaged, because the user should decide whether to start again.
         """
         found, useless, damaged = None, [], []
-        for left in artifacts.listed(self.work, ".epoch-*"):  # of a save that was killed
+        for left in artifacts.listed(self.work, ".epoch-*"):  # left by a killed save
             left.unlink()
         for path in self._paths():
             try:

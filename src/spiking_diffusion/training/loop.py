@@ -1,4 +1,4 @@
-"""The training loop that all models share: epochs, checkpoints to resume from, a record of the losses."""
+"""The training loop of all models: epochs, checkpoints to resume from, a record of the losses."""
 
 from __future__ import annotations
 
@@ -29,9 +29,9 @@ from spiking_diffusion.training.step import Step, Task
 log = logging.getLogger(__name__)
 CHECK_EVERY = 50
 SAVE_EVERY = 500
-"""Steps after which a checkpoint is left inside an epoch, a multiple of CHECK_EVERY."""
+"""Steps between two checkpoints inside an epoch, a multiple of CHECK_EVERY."""
 SAVE_SECONDS = 30
-"""Seconds between two of these on a GPU."""
+"""Seconds between two such checkpoints on a GPU."""
 
 
 def fit(
@@ -39,17 +39,17 @@ def fit(
 ) -> History:
     """Train ``task`` and return one row of numbers per epoch.
 
-    A checkpoint is left in ``work`` after each epoch and each SAVE_EVERY steps. Where one with the same ``identity``
-    is there, training goes on from it; order and noise of an epoch depend on (seed, stage, epoch) alone, so the
-    result is the same as without the interruption, and variants of a run with one seed see the same. Raises UserError
-    if the batch is larger than the data, if no checkpoint is undamaged, and if loss or gradient are not finite:
-    before the update on the CPU, within CHECK_EVERY steps and before the checkpoint on a GPU, where looking at each
-    step would keep it waiting.
+    Writes a checkpoint to ``work`` after each epoch and each SAVE_EVERY steps. Training continues from a checkpoint
+    with the same ``identity``. Order and noise of an epoch depend only on (seed, stage, epoch). The result is therefore
+    the same as without the interruption, and variants of a run with the same seed see the same order and noise. Raises
+    UserError if the batch is larger than the data, if all checkpoints are damaged, and if loss or gradient are not
+    finite. On the CPU this is checked before each update. On a GPU it is checked every CHECK_EVERY steps and before
+    each checkpoint, because a check at each step would make the GPU wait.
 
-    ``training.json`` in ``work`` then has the processor seconds that this took, of all threads and over all
-    interruptions. Steps that an interruption threw away do not count.
+    ``training.json`` in ``work`` then has the processor seconds of the training, over all threads and interruptions.
+    Steps lost in an interruption do not count.
     """
-    from torch.utils.tensorboard import SummaryWriter  # slow to import, and stages that only load models come by here
+    from torch.utils.tensorboard import SummaryWriter  # slow, and stages that only load models don't need it
 
     stage = identity["stage"]
     name = f"{stage} {identity['name']}"
@@ -125,13 +125,14 @@ def fit(
 
 
 def _is_due(device: torch.device, saved: float) -> bool:
-    """A GPU takes hundreds of steps a second: there checkpoints within an epoch follow the clock."""
+    """Whether to save now. A GPU takes hundreds of steps a second, so there checkpoints within an epoch follow the
+    clock."""
     return device.type == "cpu" or time.monotonic() - saved > SAVE_SECONDS
 
 
 @contextmanager
 def _averages(module: nn.Module, average: AveragedModel | None) -> Iterator[None]:
-    """The averages in place of the weights of ``module``, if there are any."""
+    """Use the averages instead of the weights of ``module``, if there are any."""
     if average is None:
         yield
         return
@@ -144,7 +145,7 @@ def _averages(module: nn.Module, average: AveragedModel | None) -> Iterator[None
 
 
 def _check_finite(where: str, loss: Tensor, gradient: Tensor, sums: dict[str, Tensor], lr: float, good: str) -> None:
-    """The sums tell of every step since the last look."""
+    """Raise UserError if loss or gradient are not finite. The sums cover every step since the last check."""
     if torch.isfinite(sums["loss"] + sums["gradient_norm"]):
         return
     raise UserError(
@@ -154,7 +155,7 @@ def _check_finite(where: str, loss: Tensor, gradient: Tensor, sums: dict[str, Te
 
 
 def learning_rate(settings: config.Train, progress: float) -> float:
-    """The rate when ``progress`` in [0, 1) of the training is done; ``cosine`` falls from ``lr`` to 0."""
+    """The learning rate at ``progress`` in [0, 1) of the training. ``cosine`` falls from ``lr`` to 0."""
     return settings.lr * (0.5 + 0.5 * math.cos(math.pi * progress) if settings.schedule == "cosine" else 1.0)
 
 

@@ -1,4 +1,4 @@
-"""One update of the weights; on a GPU, where it can be, the whole of it as one CUDA graph."""
+"""One update of the weights. On a GPU the whole update is one CUDA graph, if possible."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from spiking_diffusion import config
 
 log = logging.getLogger(__name__)
 EAGER = 5
-"""Updates before a graph is recorded: kernels are compiled and memory is set aside in them."""
+"""Updates before a graph is recorded. In these, kernels are compiled and memory is allocated."""
 
 
 class Task(Protocol):
-    """What training needs to know of a model."""
+    """The interface of a model for training."""
 
     @property
     def module(self) -> nn.Module:
@@ -32,18 +32,18 @@ class Task(Protocol):
 
     @property
     def uniform(self) -> bool:
-        """Whether ``loss`` does the same at every ``progress`` but 0, so that it can be recorded once."""
+        """Whether ``loss`` does the same at every ``progress`` except 0, so that it can be recorded once."""
         ...
 
     def loss(self, index: Tensor, noise: torch.Generator, progress: float) -> dict[str, Tensor]:
         """Terms of the loss, their sum under ``loss``, for the examples ``index`` (B,).
 
-        ``progress`` in [0, 1) is the share of the training done.
+        ``progress`` in [0, 1) is the finished share of the training.
         """
         ...
 
     def validate(self) -> dict[str, float]:
-        """Numbers to watch, taken in evaluation mode after each epoch on images held out of training."""
+        """Numbers to watch, measured in evaluation mode after each epoch on validation images."""
         ...
 
 
@@ -61,7 +61,7 @@ class Step:
         self.cuda = device.type == "cuda"
         self.graphs = self.cuda and task.uniform
         self.parameters = list(task.module.parameters())
-        # a tensor, because a graph would keep a number as it was when it was recorded
+        # a tensor, because a graph would keep the number from the time of recording
         self.rate = torch.tensor(settings.lr, device=device) if self.cuda else None
         self.optimiser = torch.optim.AdamW(
             self.parameters,
@@ -84,7 +84,7 @@ class Step:
         self._seen: tuple[Tensor, Tensor] | None = None
 
     def resumed(self) -> None:
-        """Call after states were loaded: a checkpoint may be of another device."""
+        """Adapt loaded state to this device. A checkpoint may be from another device."""
         for group in self.optimiser.param_groups:
             group["capturable"] = self.cuda
             if self.rate is not None:
@@ -92,7 +92,7 @@ class Step:
         self._averaging = self.average is not None and bool(self.average.n_averaged > 0)
 
     def begin_epoch(self, sums: dict[str, Tensor]) -> None:
-        """Start from these sums; those that a graph adds to stay where they are."""
+        """Start from these sums. The tensors that a graph adds to stay in place."""
         for value in self.sums.values():
             value.zero_()
         for key, value in sums.items():
@@ -117,7 +117,7 @@ class Step:
         return terms["loss"].detach(), gradient
 
     def update(self) -> None:
-        """Move the weights along the gradient that is there, and their running means after them."""
+        """Update the weights with the current gradient, and then their running means."""
         self.optimiser.step()
         if self.average is not None:
             self._follow(self.average)
@@ -125,7 +125,7 @@ class Step:
 
     @torch.no_grad()
     def _follow(self, average: AveragedModel) -> None:
-        """As ``AveragedModel.update_parameters``, which would ask the GPU for a number at each step."""
+        """Like ``AveragedModel.update_parameters``, which would wait for a number from the GPU at each step."""
         means = [pair for pair in self._pairs if self._averaging and pair[0].is_floating_point()]
         for mean, value in self._pairs:
             if not (self._averaging and mean.is_floating_point()):
@@ -137,7 +137,8 @@ class Step:
         self._averaging = True
 
     def replay(self, index: Tensor) -> tuple[Tensor, Tensor] | None:
-        """The whole update by the graph, recorded where it is not yet; None where it is to be done by hand."""
+        """The whole update by the graph, which is recorded first if necessary. None if the update must be done by
+        hand."""
         if not self.graphs or len(index) != self.batch_size or self._done < EAGER:
             return None
         self._index.copy_(index)

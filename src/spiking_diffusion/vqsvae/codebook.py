@@ -1,4 +1,4 @@
-"""The codebook: nearest code (Eq. 7), lookup (Eq. 8), and how its codes move."""
+"""The codebook: nearest code (Eq. 7), lookup (Eq. 8), and updates of its codes."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from spiking_diffusion import config
 from spiking_diffusion.errors import UserError
 
 DEAD, FRESH = 0.1, 0.2
-"""Shares of an even use of all codes: below DEAD a code counts as dead, FRESH is what a restarted one begins with.
-Near to each other, so that a code restarted in vain is tried elsewhere after some 70 steps at ``decay: 0.99``."""
+"""Shares of an even use of all codes. Below DEAD a code counts as dead. A restarted code begins with FRESH. The two are
+close, so that a code restarted without success is restarted again after some 70 steps at ``decay: 0.99``."""
 
 
 class Codebook(nn.Module):
@@ -21,11 +21,11 @@ class Codebook(nn.Module):
 
     With ``update: gradient`` the codes are parameters and learn from the loss. With ``update: ema`` they are
     running means of the features assigned to them (van den Oord et al. 2017, App. A.1), and
-    ``restart_dead`` gives a code that hardly anything was assigned to the place of a random feature of the batch.
+    ``restart_dead`` moves a code with hardly any assigned features to a random feature of the batch.
     """
 
     codes: Tensor  # (K, C)
-    counts: Tensor  # (K,), EMA of how many features a code got in a batch
+    counts: Tensor  # (K,), EMA of the number of features of a code in a batch
     sums: Tensor  # (K, C), EMA of their sum
 
     def __init__(self, settings: config.Codebook, dim: int) -> None:
@@ -42,7 +42,8 @@ class Codebook(nn.Module):
 
     @torch.no_grad()
     def place(self, features: Tensor, generator: torch.Generator) -> None:
-        """``init: kmeans``: move the codes to the centres of features (B, C, h, w), which must outnumber them."""
+        """``init: kmeans``: move the codes to the centres of features (B, C, h, w). There must be more features than
+        codes."""
         from sklearn.cluster import KMeans  # slow to import
         from threadpoolctl import threadpool_limits
 
@@ -53,16 +54,16 @@ class Codebook(nn.Module):
                 "use larger batches or fewer codes"
             )
         seed = int(torch.randint(2**31, (), generator=generator, device=generator.device))
-        # one thread: the last bits of the centres must not depend on how many there are
+        # one thread, so that the last bits of the centres do not depend on the number of threads
         with warnings.catch_warnings(), threadpool_limits(1):
-            warnings.simplefilter("ignore")  # equal features give equal centres, which restart_dead spreads again
+            warnings.simplefilter("ignore")  # equal features give equal centres, and restart_dead separates them
             centres = KMeans(self.settings.size, n_init=1, random_state=seed).fit(x).cluster_centers_
         self.codes.copy_(torch.from_numpy(centres))
 
     def nearest(self, features: Tensor) -> Tensor:
-        """Features (B, C, h, w) -> tokens (B, h, w), the lower index where two codes are equally near.
+        """Features (B, C, h, w) -> tokens (B, h, w), the lower index if two codes are equally near.
 
-        Distances are taken in float32 whatever the precision around them.
+        Distances are computed in float32 even under autocast.
         """
         x = features.detach().movedim(1, -1).float()
         codes = self.codes.detach().float()
@@ -78,14 +79,14 @@ class Codebook(nn.Module):
     def update(self, features: Tensor, tokens: Tensor, generator: torch.Generator) -> None:
         """One EMA step on a batch's features (B, C, h, w) and their tokens; does nothing for ``gradient``.
 
-        Before the first, every code counts as used evenly where ``init`` has placed it.
+        Before the first step, every code counts as used evenly at its place after ``init``.
         """
         if self.settings.update == "gradient":
             return
         x = features.detach().movedim(1, -1).flatten(0, -2).float()
         index = tokens.flatten()
         size, decay = self.settings.size, self.settings.decay
-        if x.is_cuda:  # there a product is much faster than a deterministic sum by index, and bincount waits
+        if x.is_cuda:  # on a GPU a product is much faster than a deterministic sum by index, and bincount waits
             chosen = F.one_hot(index, size).to(x)
             counts, sums = chosen.sum(0), chosen.t() @ x
         else:
@@ -106,7 +107,7 @@ class Codebook(nn.Module):
 
 
 def perplexity(tokens: Tensor, size: int) -> tuple[float, int]:
-    """exp(entropy) of the codes' frequencies, in [1, K], and how many codes occur at all."""
+    """exp(entropy) of the codes' frequencies, in [1, K], and the number of codes that occur."""
     p = torch.bincount(tokens.flatten(), minlength=size).double() / tokens.numel()
     used = p[p > 0]
     return float(torch.exp(-(used * used.log()).sum())), len(used)

@@ -1,4 +1,4 @@
-"""Weights of a trained VQ-SVAE, and the tokens that it made."""
+"""Loading the weights of a trained VQ-SVAE, and its tokens."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ from spiking_diffusion.weights import load_weights
 class TokenSet:
     """``splits[split]`` (N, h, w) int64 in [0, size), made by the VQ-SVAE whose file hashes to ``vqsvae``.
 
-    ``stamp`` is that of the settings and the code that made them. ``conditions[split]`` (N,) int64 are those of the
-    images, as the recipe's ``condition`` says; empty where there are none.
+    ``stamp`` identifies the settings and the code that made them. ``conditions[split]`` (N,) int64 are the images'
+    conditions by the recipe's ``condition``, and empty without conditions.
     """
 
     splits: dict[str, Tensor]
@@ -32,7 +32,7 @@ class TokenSet:
 
 
 def load_vqsvae(run: RunSettings, device: torch.device, folder: Path | None = None) -> VQSVAE:
-    """The trained VQ-SVAE of a run, in evaluation mode; its weights are in ``folder``, by default the run's."""
+    """The trained VQ-SVAE of a run, in evaluation mode, with the weights in ``folder`` (default: the run's folder)."""
     channels, height, width = run.dataset.shape
     model = VQSVAE(run.recipe.vqsvae, run.recipe.neuron, (channels, height, width))
     load_weights(paths.weights_path(folder or paths.models_path(run.name), "vqsvae"), model, device)

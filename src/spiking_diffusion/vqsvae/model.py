@@ -16,11 +16,11 @@ from spiking_diffusion.vqsvae.codebook import Codebook
 
 
 class VQSVAEOutput(NamedTuple):
-    """One pass, with what the loss needs."""
+    """The result of one pass, as the loss needs it."""
 
     images: Tensor  # (B, C_in, H, W), not clamped
     encoder_spikes: Tensor  # z^E_1:T (T, B, C, h, w)
-    asg_spikes: Tensor  # z^Q_1:T (T, B, C, h, w), of the generator or of Poisson coding
+    asg_spikes: Tensor  # z^Q_1:T (T, B, C, h, w), from the generator or from Poisson coding
     z_e: Tensor  # (B, C, h, w)
     z_q: Tensor  # (B, C, h, w)
     tokens: Tensor  # (B, h, w)
@@ -71,10 +71,11 @@ class VQSVAE(nn.Module):
         return self.codebook.nearest(self.readout(self.encoder(images)))
 
     def covered(self, mask: Tensor) -> Tensor:
-        """Pixels (B, H, W) bool -> the tokens (B, h, w) bool whose receptive field has one of these pixels in it.
+        """Pixels (B, H, W) bool -> the tokens (B, h, w) bool with at least one of these pixels in their receptive
+        field.
 
-        It is the field of the encoder without its ``blocks``. These can see the whole image, so that no token would be
-        left beside a mask.
+        The field is that of the encoder without its ``blocks``. Blocks can see the whole image, so every token would
+        count as covered.
         """
         seen = mask[:, None].float()
         for layer in (self.encoder.first, self.encoder.second):
@@ -87,9 +88,9 @@ class VQSVAE(nn.Module):
     def generate_spikes(self, z_q: Tensor, generator: torch.Generator | None = None) -> Tensor:
         """Features (B, C, h, w) -> spikes (T, B, C, h, w).
 
-        The adaptive spike generator is fed the features at each step. Poisson coding draws each step's spike with the
-        feature, clamped to [0, 1], as its probability, from ``generator`` or, without one, from the same random
-        numbers in every call; the gradient is that of the probability.
+        The adaptive spike generator gets the features at each step. Poisson coding draws each step's spike, and the
+        feature, clamped to [0, 1], is the probability. The random numbers are from ``generator`` or, without one, the
+        same in every call. The gradient is that of the probability.
         """
         if self.settings.coding == "asg":
             return self.asg(z_q, steps=self.settings.T)
@@ -102,12 +103,12 @@ class VQSVAE(nn.Module):
     def decode(self, tokens: Tensor, generator: torch.Generator | None = None) -> Tensor:
         """Tokens (B, h, w) in [0, K] -> images (B, C_in, H, W) in [0, 1]; ``generator`` as in ``generate_spikes``.
 
-        Where a token is K, the mask, no current flows.
+        A token of K, the mask, sends no current.
         """
         return self.unclamped(tokens, generator).clamp(0, 1)
 
     def unclamped(self, tokens: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        """What ``decode`` clamps: images (B, C_in, H, W) in (-0.5, 1.5)."""
+        """The images that ``decode`` clamps: (B, C_in, H, W) in (-0.5, 1.5)."""
         known = tokens < self.settings.codebook.size
         z_q = self.codebook(tokens.where(known, 0)) * known[:, None]
         return self.decoder(self.generate_spikes(z_q, generator))
@@ -115,9 +116,9 @@ class VQSVAE(nn.Module):
     def forward(self, images: Tensor, generator: torch.Generator | None = None) -> VQSVAEOutput:
         """Encode, quantise and decode images (B, C_in, H, W), with gradients as ``straight_through`` says.
 
-        ``spikes`` (the paper): the decoder's gradient skips from z^Q_1:T to z^E_1:T, and the generator learns from
-        the PSP distance alone. ``embedding``: it passes through the generator and skips from z^Q to z^E. With
-        ``spikes`` it does not reach k, unless ``k_gradient`` is ``reconstruction``.
+        ``spikes`` (the paper): the decoder's gradient skips from z^Q_1:T to z^E_1:T, and the generator learns only from
+        the PSP distance. ``embedding``: it passes through the generator and skips from z^Q to z^E. With ``spikes`` it
+        does not reach k, unless ``k_gradient`` is ``reconstruction``.
         """
         encoder_spikes = self.encoder(images)
         z_e = self.readout(encoder_spikes)
@@ -133,15 +134,15 @@ class VQSVAE(nn.Module):
         return VQSVAEOutput(self.decoder(into_decoder), encoder_spikes, asg_spikes, z_e, z_q, tokens)
 
     def _way_to_k(self, encoder_spikes: Tensor, z_q: Tensor) -> Tensor:
-        """Zeros, shaped like the spikes, through which the decoder's gradient reaches k and nothing else.
+        """Zeros, shaped like the spikes, that pass the decoder's gradient to k and to nothing else.
 
-        It passes through the generator, whose weights are constants here, and skips from z^Q to z^E of constant encoder
-        spikes. So dL/dk is the sum over dL/dz^Q (SFR - PSP).
+        The gradient passes through the generator with constant weights and skips from z^Q to z^E of constant encoder
+        spikes. Therefore dL/dk is the sum over dL/dz^Q (SFR - PSP).
         """
         z_e = self.readout(encoder_spikes.detach())
         features = z_q.detach() + (z_e - z_e.detach())
         if self.settings.coding == "asg":
-            # copies, because running statistics must not move twice
+            # copies, because running statistics must not change twice
             constants = {name: tensor.clone() for name, tensor in self.asg.state_dict().items()}
             spikes = functional_call(self.asg, constants, (features,), {"steps": self.settings.T})
         else:
