@@ -2,6 +2,7 @@
 # make test    set-up and all tests
 # make faults  kill every stage hundreds of times: some 20 minutes
 # make mutants make some fifty errors in copies of the project, and print which test sees each
+# make docs    the documentation as a site, site/index.html
 # make lint    formatters, linters, the type checker and the layers of the package
 PYTHON ?= python3
 BIN := $(CURDIR)/.venv/bin
@@ -9,7 +10,7 @@ BIN := $(CURDIR)/.venv/bin
 INSTALL := $(if $(shell command -v uv),uv pip install --python $(BIN)/python --compile-bytecode,$(BIN)/python -m pip install --disable-pip-version-check)
 export PATH := $(BIN):$(PATH)
 
-.PHONY: setup quick digests test faults mutants lint format generated lock clean
+.PHONY: setup quick digests test faults mutants lint format generated docs lock clean
 
 setup: .venv/ready
 
@@ -63,10 +64,15 @@ generated: setup
 	spiking-diffusion recipes > docs/recipes.md
 	python docs/layers.py
 
+# the packages come on top of the locked ones
+docs: setup
+	$(INSTALL) --no-build-isolation --editable '.[docs]'
+	NO_MKDOCS_2_WARNING=1 python -m mkdocs build --strict
+
 # needs uv; the lock names no index, so that any mirror serves it
 lock:
 	uv pip compile pyproject.toml --extra dev --universal --python-version 3.11 --generate-hashes \
 	  --no-emit-index-url --no-header --no-annotate -o requirements.lock
 
 clean:
-	rm -rf results/*/ results/report.html work logs benchmarks .snakemake
+	rm -rf results/*/ results/report.html work logs benchmarks site .snakemake

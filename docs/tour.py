@@ -1,7 +1,7 @@
 # %% [markdown]
 # # A tour of a trained model
 #
-# `make quick` trains the model first. Then open this file as a notebook (VS Code, or Jupyter with Jupytext) in the
+# `make quick` trains the model first. Then open `docs/tour.py` as a notebook (VS Code, or Jupyter with Jupytext) in the
 # project's folder, or run `python docs/tour.py`.
 
 # %%
