@@ -1,6 +1,6 @@
 """The command line: one sub-command per stage of the pipeline.
 
-Every command works on the project's folder: it reads ``params.yaml`` and writes below ``results/``.
+Every command works on the project's folder, the working directory or ``--root``: it writes below ``results/`` there.
 """
 
 from __future__ import annotations
@@ -45,6 +45,7 @@ BENCHES = ("vqsvae", "sdid", "fsvae", "sample")
 def build_parser() -> argparse.ArgumentParser:
     """The parser, with the help that a newcomer reads."""
     common = _options("--params", default="params.yaml", metavar="FILE", help="settings (default: params.yaml)")
+    common.add_argument("--root", type=Path, metavar="FOLDER", help="folder of results/ and work/ (default: .)")
     device = _options(
         "--device", choices=["auto", "cpu", "cuda"], help="where to compute (default: `device` in params.yaml)"
     )
@@ -263,6 +264,8 @@ def _run(args: argparse.Namespace) -> int:
         print(json.dumps(Params.model_json_schema(), indent=2, sort_keys=True))
         return 0
     params = load_params(args.params)
+    if args.root is not None:
+        _enter(args)
     if args.command in ("sync", "verify", "prune"):
         return _upkeep(args, params)
     if "stages" in args:
@@ -270,6 +273,18 @@ def _run(args: argparse.Namespace) -> int:
     else:
         _do(args, params)
     return 0
+
+
+def _enter(args: argparse.Namespace) -> None:
+    """Make ``--root`` the working directory. Other paths that were given keep their meaning. Raises UserError."""
+    environment.make_absolute()
+    args.params = str(Path(args.params).absolute())
+    given = {name: path.absolute() for name, path in vars(args).items() if isinstance(path, Path)}
+    vars(args).update(given)
+    try:
+        os.chdir(args.root)
+    except OSError as error:
+        raise refused(f"cannot work in {args.root}", error) from error
 
 
 def _make(args: argparse.Namespace, params: Params) -> None:
@@ -418,7 +433,7 @@ def _do(args: argparse.Namespace, params: Params) -> None:
         case "page":
             from spiking_diffusion.reporting.pages import make_page
 
-            print(make_page(params, args.suite, args.kind))
+            print(make_page(params, args.suite, args.kind, Path(args.params)))
         case "report":
             _here(args)
             _report(params, args.suite)
@@ -433,8 +448,10 @@ def _listing(params: Params) -> list[str]:
 
 
 def _here(args: argparse.Namespace) -> None:
-    if args.params != "params.yaml":
-        raise UserError(f"{args.command} reads params.yaml of this folder, as Snakemake does: leave out --params")
+    if args.params != "params.yaml" or args.root is not None:
+        raise UserError(
+            f"{args.command} reads params.yaml of this folder, as Snakemake does: leave out --params and --root"
+        )
 
 
 def _upkeep(args: argparse.Namespace, params: Params) -> int:

@@ -6,6 +6,8 @@ Notebooks and containers may set them. docs/faults.md lists the variables that a
 from __future__ import annotations
 
 import os
+import sys
+from pathlib import Path
 
 DROPPED = (
     *("MPLBACKEND", "MATPLOTLIBRC"),  # the notebook's backend is missing here, and a style of your own changes figures
@@ -23,3 +25,16 @@ def settle() -> None:
     """Remove ``DROPPED`` from the environment. Call it before importing the libraries that read these variables."""
     for name in DROPPED:
         os.environ.pop(name, None)
+
+
+def make_absolute() -> None:
+    """Make relative paths in our own variables absolute, before the working directory changes. URLs stay."""
+    for name in ("SPIKING_DIFFUSION_MIRROR", "SPIKING_DIFFUSION_INCEPTION"):
+        value = os.environ.get(name)
+        if value and Path(value).exists():
+            os.environ[name] = str(Path(value).absolute())
+
+
+def activate() -> None:
+    """Let shells find the commands of this Python's environment, also where it is not activated."""
+    os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', os.defpath)}"

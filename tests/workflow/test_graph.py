@@ -38,7 +38,7 @@ from snakemake.api import SnakemakeApi
 from snakemake.settings.types import DAGSettings, OutputSettings, ResourceSettings, WorkflowSettings
 
 with SnakemakeApi(OutputSettings(quiet=None)) as api:
-    flow = api.workflow(ResourceSettings(cores=8), snakefile=Path("Snakefile"))
+    flow = api.workflow(ResourceSettings(cores=8), snakefile=Path("workflow/Snakefile"))
     flow.dag(DAGSettings(targets=set(sys.argv[2:])))
     flow._workflow._prepare_dag(forceall=False, ignore_incomplete=True, lock_warn_only=True)
     flow._workflow._build_dag()

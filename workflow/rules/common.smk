@@ -7,7 +7,7 @@ import sys
 from contextlib import contextmanager
 from pathlib import Path
 
-from spiking_diffusion import locks, paths
+from spiking_diffusion import environment, locks, paths
 from spiking_diffusion.artifacts import files_of
 from spiking_diffusion.config import load_params
 from spiking_diffusion.errors import UserError
@@ -29,25 +29,45 @@ def one_sentence():
         sys.exit(2)
 
 
+MODULE = not workflow.modifier.is_main_snakefile()
+STORAGE = workflow.storage_settings.default_storage_provider is not None
+# Where Snakemake expects our files: in the working directory, below a module's prefix, or among the local copies of a
+# storage. Every job is told this one folder.
+RESULTS = Path(workflow.modifier.modify_path("results"))
+ROOT = RESULTS.parent
+OPTIONS = shlex.join(
+    [
+        *(["--params", str(config["params"])] if MODULE and "params" in config else []),
+        *(["--root", str(ROOT)] if ROOT != Path() else []),
+    ]
+)
+
 with one_sentence():
-    if config:
+    if config and not MODULE:
         raise UserError(
             f"--config {' '.join(config)}: settings come from params.yaml alone, which DVC reads too; "
             "change it there, or add a run with the key"
         )
-    params = load_params("params.yaml")
+    if foreign := config.keys() - {"params"}:
+        raise UserError(
+            f"the module's config has {', '.join(map(repr, sorted(foreign)))}: its only key is 'params', the path of a "
+            "params.yaml"
+        )
+    if RESULTS.name != "results":
+        raise UserError(
+            f"the module's results are in {RESULTS}: use `prefix:`, which keeps the names of its folders"
+        )
+    params = load_params(config.get("params", "params.yaml"))
     # a job's own Snakemake and a stage of DVC take the files that are there; --touch is how `sync` takes note of them
     if (
         workflow.exec_mode == ExecMode.DEFAULT
+        and not OPTIONS
         and "DVC_STAGE" not in os.environ
         and not {"--touch", "-t", "--unlock"} & set(sys.argv)
     ):
         refuse_strangers(params)
 
-# the package's command is found even where its environment is not activated
-shell.prefix(
-    f"export PATH={shlex.quote(str(Path(sys.executable).parent))}:$PATH; set -euo pipefail; "
-)
+environment.activate()
 
 # jobs ask for a GPU where there is one to share; profiles/default says how many there are
 GPU = int(wants_gpu(params))
@@ -66,9 +86,23 @@ def key(stage):
 
     def of(wildcards):
         job = Job(params, stage, wildcards[0])
-        return origin(job) if workflow.touch else job.key
+        return origin(job) if workflow.touch and not OPTIONS else job.key
 
     return of
+
+
+def command(text):
+    """The shell command of a rule. It is the same text in every folder, because Snakemake reruns what has another one."""
+    options = " {params.where}" if OPTIONS else ""
+    return f"spiking-diffusion {text}{options} > {{log}} 2>&1"
+
+
+def where(wildcards, output):
+    """Options that tell a command where its settings and files are.
+
+    Snakemake does not record parameters that take ``output``, so a moved folder makes nothing stale.
+    """
+    return OPTIONS
 
 
 def recipe(wildcards):
@@ -77,10 +111,22 @@ def recipe(wildcards):
 
 
 def own_files(wildcards):
-    """Files of the dataset at hand that params.yaml names by path; those in a folder each, so that none changes unseen."""
+    """Files of the dataset at hand that params.yaml names by path; those in a folder each, so that none changes unseen.
+
+    Relative paths start at ``ROOT``, and in a storage too, which cannot tell the files of a folder. Another workflow may
+    have a rule that makes them.
+    """
     own = params.dataset(wildcards.dataset).paths
+    if STORAGE:
+        return [local(str(path)) if path.is_absolute() else str(path) for path in own]
     try:
-        return [str(file) for path in own if path.exists() for file in files_of(path)]
+        here = [Path(os.path.normpath(ROOT / path)) for path in own]
+        return [
+            local(str(file))
+            for path in here
+            if MODULE or path.exists()
+            for file in files_of(path)
+        ]
     except (OSError, ValueError):  # the job itself says it better
         return []
 

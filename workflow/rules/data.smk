@@ -15,10 +15,11 @@ rule fetch:
         "benchmarks/fetch/{dataset}.tsv"
     params:
         key=key("fetch"),
+        where=where,
     message:
         "Fetching {wildcards.dataset}"
     shell:
-        "spiking-diffusion fetch --dataset {wildcards.dataset} > {log} 2>&1"
+        command("fetch --dataset {wildcards.dataset}")
 
 
 rule classifier:
@@ -37,10 +38,11 @@ rule classifier:
         gpu=GPU,
     params:
         key=key("classifier"),
+        where=where,
     message:
         "Training the classifier of {wildcards.dataset}"
     shell:
-        "spiking-diffusion train classifier --dataset {wildcards.dataset} > {log} 2>&1"
+        command("train classifier --dataset {wildcards.dataset}")
 
 
 rule ladder:
@@ -60,7 +62,8 @@ rule ladder:
         gpu=GPU,
     params:
         key=key("ladder"),
+        where=where,
     message:
         "Measuring impostors of {wildcards.dataset}"
     shell:
-        "spiking-diffusion ladder --dataset {wildcards.dataset} > {log} 2>&1"
+        command("ladder --dataset {wildcards.dataset}")

@@ -25,10 +25,11 @@ rule evaluate:
         gpu=GPU,
     params:
         key=key("evaluate"),
+        where=where,
     message:
         "Measuring {wildcards.run}"
     shell:
-        "spiking-diffusion evaluate --run {wildcards.run} > {log} 2>&1"
+        command("evaluate --run {wildcards.run}")
 
 
 rule energy:
@@ -52,10 +53,11 @@ rule energy:
         gpu=GPU,
     params:
         key=key("energy"),
+        where=where,
     message:
         "Counting the operations of {wildcards.run}"
     shell:
-        "spiking-diffusion energy --run {wildcards.run} > {log} 2>&1"
+        command("energy --run {wildcards.run}")
 
 
 use rule energy as fsvae_energy with:
@@ -70,6 +72,7 @@ use rule energy as fsvae_energy with:
         run="|".join(params.baselines),
     params:
         key=key("fsvae_energy"),
+        where=where,
 
 
 use rule evaluate as fsvae_evaluate with:
@@ -86,3 +89,4 @@ use rule evaluate as fsvae_evaluate with:
         run="|".join(params.baselines),
     params:
         key=key("fsvae_evaluate"),
+        where=where,

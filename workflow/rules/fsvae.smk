@@ -20,10 +20,11 @@ rule fsvae:
         gpu=GPU,
     params:
         key=key("fsvae"),
+        where=where,
     message:
         "Training the FSVAE of {wildcards.run}"
     shell:
-        "spiking-diffusion train fsvae --run {wildcards.run} > {log} 2>&1"
+        command("train fsvae --run {wildcards.run}")
 
 
 use rule sample as fsvae_sample with:
@@ -37,3 +38,4 @@ use rule sample as fsvae_sample with:
         run="|".join(params.baselines),
     params:
         key=key("fsvae_sample"),
+        where=where,

@@ -25,10 +25,11 @@ rule table:
         "benchmarks/table/{suite}.tsv"
     params:
         key=key("table"),
+        where=where,
     message:
         "Making the table of {wildcards.suite}"
     shell:
-        "spiking-diffusion table --suite {wildcards.suite} > {log} 2>&1"
+        command("table --suite {wildcards.suite}")
 
 
 rule energy_table:
@@ -51,10 +52,11 @@ rule energy_table:
         "benchmarks/table/{suite}-energy.tsv"
     params:
         key=key("energy_table"),
+        where=where,
     message:
         "Making the table of energies of {wildcards.suite}"
     shell:
-        "spiking-diffusion table --energy --suite {wildcards.suite} > {log} 2>&1"
+        command("table --energy --suite {wildcards.suite}")
 
 
 # one rule for each kind of figure, as each is made from other files
@@ -81,11 +83,12 @@ for kind in suites.FIGURES:
             f"benchmarks/figure/{{suite}}-{kind}.tsv"
         params:
             key=key(f"{kind}_figure"),
+            where=where,
             kind=kind,
         message:
             f"Drawing the {kind} of {{wildcards.suite}}"
         shell:
-            "spiking-diffusion figure {params.kind} --suite {wildcards.suite} > {log} 2>&1"
+            command("figure {params.kind} --suite {wildcards.suite}")
 
 
 # made anew for every report, by `spiking-diffusion report`, and no artefacts: they tell of times and of this machine
@@ -107,8 +110,9 @@ for kind, category in suites.PAGES.items():
         log:
             f"logs/page/{{suite}}-{kind}.log",
         params:
+            where=where,
             kind=kind,
         message:
             f"Writing the page {kind} of {{wildcards.suite}}"
         shell:
-            "spiking-diffusion page {params.kind} --suite {wildcards.suite} > {log} 2>&1"
+            command("page {params.kind} --suite {wildcards.suite}")

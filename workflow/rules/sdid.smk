@@ -21,10 +21,11 @@ rule sdid:
         gpu=GPU,
     params:
         key=key("sdid"),
+        where=where,
     message:
         "Training the SDID of {wildcards.run}"
     shell:
-        "spiking-diffusion train sdid --run {wildcards.run} > {log} 2>&1"
+        command("train sdid --run {wildcards.run}")
 
 
 rule tune:
@@ -48,10 +49,11 @@ rule tune:
         gpu=GPU,
     params:
         key=key("tune"),
+        where=where,
     message:
         "Choosing the temperature of {wildcards.run}"
     shell:
-        "spiking-diffusion tune --run {wildcards.run} > {log} 2>&1"
+        command("tune --run {wildcards.run}")
 
 
 rule sample:
@@ -73,10 +75,11 @@ rule sample:
         gpu=GPU,
     params:
         key=key("sample"),
+        where=where,
     message:
         "Drawing images from {wildcards.run}"
     shell:
-        "spiking-diffusion sample --run {wildcards.run} > {log} 2>&1"
+        command("sample --run {wildcards.run}")
 
 
 rule inspect:
@@ -100,7 +103,8 @@ rule inspect:
         gpu=GPU,
     params:
         key=key("inspect"),
+        where=where,
     message:
         "Looking inside {wildcards.run}"
     shell:
-        "spiking-diffusion inspect --run {wildcards.run} > {log} 2>&1"
+        command("inspect --run {wildcards.run}")

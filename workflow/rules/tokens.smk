@@ -20,7 +20,8 @@ rule tokens:
         gpu=GPU,
     params:
         key=key("tokens"),
+        where=where,
     message:
         "Encoding the images of {wildcards.run}"
     shell:
-        "spiking-diffusion encode --run {wildcards.run} > {log} 2>&1"
+        command("encode --run {wildcards.run}")

@@ -20,7 +20,8 @@ rule vqsvae:
         gpu=GPU,
     params:
         key=key("vqsvae"),
+        where=where,
     message:
         "Training the VQ-SVAE of {wildcards.run}"
     shell:
-        "spiking-diffusion train vqsvae --run {wildcards.run} > {log} 2>&1"
+        command("train vqsvae --run {wildcards.run}")

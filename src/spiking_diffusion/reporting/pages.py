@@ -10,7 +10,8 @@ import base64
 import contextlib
 import json
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from html import escape
 from pathlib import Path
 
@@ -35,11 +36,15 @@ tr.differs th, tr.differs td { background: #fff4d6; } p { max-width: 50rem; } im
 """
 
 
-def make_page(params: Params, suite: str, kind: str) -> Path:
-    """Write ``work/report/{suite}/{kind}.html``, of one of ``graph.suites.PAGES``."""
-    title, body = {"table": _table, "animation": _animation, "settings": _settings, "provenance": _provenance}[kind](
-        params, suite
-    )
+def make_page(params: Params, suite: str, kind: str, source: Path = Path("params.yaml")) -> Path:
+    """Write ``work/report/{suite}/{kind}.html``, one of ``graph.suites.PAGES``. The file ``source`` has ``params``."""
+    make: dict[str, Callable[[Params, str], tuple[str, str]]] = {
+        "table": _table,
+        "animation": _animation,
+        "settings": _settings,
+        "provenance": partial(_provenance, source),
+    }
+    title, body = make[kind](params, suite)
     out = page_path(suite, kind)
     artifacts.write_text(
         out,
@@ -172,7 +177,7 @@ def _plain(value: object) -> str:
     return value if isinstance(value, str) else json.dumps(value)
 
 
-def _provenance(params: Params, suite: str) -> tuple[str, str]:
+def _provenance(source: Path, params: Params, suite: str) -> tuple[str, str]:
     """What made the files of each job, and how long each took when Snakemake last ran it here."""
     runs = [params.resolve(run) for run in params.suites[suite]]
     names = {suite, *(run.name for run in runs), *(run.dataset_name for run in runs)}
@@ -189,7 +194,7 @@ def _provenance(params: Params, suite: str) -> tuple[str, str]:
         rows = [[key, value] for key, value in json.loads(shared).items()]
         where = "Made by" if rows else "Brought here by DVC or by hand, its maker is not known here"
         body += f"<h2>{where}</h2>" + _html_table(["", ""], [*rows, ["jobs", ", ".join(dict.fromkeys(made))]])
-    now = f"Report of {time()}; params.yaml has the SHA-256 {artifacts.sha256(Path('params.yaml'))}."
+    now = f"Report of {time()}; params.yaml has the SHA-256 {artifacts.sha256(source)}."
     measured = times(params, suite)
     took = [[f"{stage} {name}", f"{seconds:.1f}", f"{memory:.0f}"] for stage, name, seconds, memory in measured]
     minutes = sum(seconds for _, _, seconds, _ in measured) / 60
