@@ -46,7 +46,7 @@ mutants: setup
 lint: setup
 	ruff check .
 	ruff format --check .
-	snakefmt --check workflow
+	snakefmt --check Snakefile workflow
 	mypy
 	lint-imports --no-logo
 	python -m pytest tests/workflow/test_graph.py -k lint
@@ -54,7 +54,7 @@ lint: setup
 format: setup
 	ruff check --fix .
 	ruff format .
-	snakefmt workflow
+	snakefmt Snakefile workflow
 
 # files that are generated from the package, params.yaml and pyproject.toml
 generated: setup

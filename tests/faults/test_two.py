@@ -96,7 +96,7 @@ def test_a_lock_dies_with_its_holder(project, start):
 @pytest.fixture
 def workflow(project, start):
     """The project with the workflow's files in it, and its own files known to Snakemake."""
-    for name in ("workflow", "profiles", "src"):
+    for name in ("Snakefile", "workflow", "profiles", "src"):
         (project.root / name).symlink_to(ROOT / name)
     ended(start("spiking-diffusion", "sync"))
     return project

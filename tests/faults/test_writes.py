@@ -194,7 +194,7 @@ def test_a_disk_that_refuses_chmod(project, tmp_path):
         project.undo(stage)
         status, said = by_command(project, "spiking-diffusion", *command.split(), **refusing)
         assert status == 0, said
-    for name in ("workflow", "profiles", "src"):
+    for name in ("Snakefile", "workflow", "profiles", "src"):
         (project.root / name).symlink_to(ROOT / name)
     assert by_command(project, "spiking-diffusion", "sync")[0] == 0
     project.undo("table")

@@ -41,7 +41,7 @@ class Project:
         self.root = root
         self.environment: dict[str, str] = {}
         self.umask = -1  # as it is
-        for name in ("dvc.yaml", "params.yaml", ".dvcignore", ".gitignore"):
+        for name in ("Snakefile", "dvc.yaml", "params.yaml", ".dvcignore", ".gitignore"):
             shutil.copy(ROOT / name, root / name)
         for name in ("workflow", "profiles", "src"):
             shutil.copytree(ROOT / name, root / name, ignore=shutil.ignore_patterns("__pycache__", "*.egg-info"))

@@ -1,0 +1,2 @@
+# `snakemake --cores 8 all` makes every table and figure of the paper, `snakemake quick` the small tour.
+include: "workflow/Snakefile"
