@@ -79,7 +79,7 @@ def check_notes(folder: Path = Path(".snakemake")) -> None:
         probe.chmod(0o644)
     except PermissionError as error:
         raise UserError(
-            f"Snakemake cannot keep its notes in {folder} ({error.strerror}): make it a link to a folder on a disk "
+            f"Snakemake cannot store its records in {folder} ({error.strerror}): make it a link to a folder on a disk "
             "that allows chmod, `ln -s FOLDER .snakemake`"
         ) from error
     except OSError as error:

@@ -52,6 +52,6 @@ def _check_granted(threads: int) -> None:
             granted = library.omp_get_thread_limit()
             if granted < threads:
                 raise UserError(
-                    f"the settings ask for {threads} threads, and OMP_THREAD_LIMIT grants {granted}: "
+                    f"the settings ask for {threads} threads, and OMP_THREAD_LIMIT allows {granted}: "
                     "unset it, or set `threads` to as many in params.yaml"
                 )

@@ -27,7 +27,7 @@ def halved(path: Path, made_from: str) -> bytes:
     tensors = safetensors.torch.load(artifacts.require(path).read_bytes())
     small = {key: value.half() if value.dtype == torch.float32 else value for key, value in tensors.items()}
     if any(value.is_floating_point() and not torch.isfinite(value).all() for value in small.values()):
-        raise UserError(f"{path} has numbers that float16 cannot hold: export it without --half")
+        raise UserError(f"{path} has numbers that are too large for float16: export it without --half")
     return safetensors.torch.save(small, {"made_from": made_from})
 
 

@@ -124,9 +124,9 @@ def test_a_run_takes_the_tokenizer_of_another():
     [
         ("tokenizer", "digit", ["runs.mine.tokenizer is 'digit'", "did you mean 'digits'?"]),
         ("tokenizer", "digits-fsvae", ["is 'digits-fsvae'", "did you mean"]),
-        ("tokenizer", "digits-best", ["trains none of its own"]),
-        ("tokenizer", "mine", ["trains none of its own"]),
-        ("tokenizer", "mnist-quick", ["learns 'mnist', not 'digits'"]),
+        ("tokenizer", "digits-best", ["trains no VQ-SVAE"]),
+        ("tokenizer", "mine", ["trains no VQ-SVAE"]),
+        ("tokenizer", "mnist-quick", ["is trained on 'mnist', not 'digits'"]),
         ("vqsvae", {"k": 0.5}, ["both tokenizer and vqsvae", "change it in 'digits'"]),
         ("neuron", {"tau": 3.0}, ["both tokenizer and neuron"]),
     ],
@@ -241,7 +241,7 @@ FILE = {"name": "a", "urls": [], "sha256": "0" * 64}
         ("datasets/cifar10/files/archive/name", "../x", ["datasets.cifar10.files.archive.name is '../x'"]),
         ("datasets/mnist/shape", [1, 4, 28], ["datasets.mnist", "[1, 4, 28]", "at least 8"]),
         ("datasets/mnist/shape", [2, 28, 28], ["datasets.mnist", "[2, 28, 28]", "1 for grey", "3 for colour"]),
-        ("datasets/mnist/resize", "crop", ["datasets.mnist", "'crop'", "idx takes images as they are"]),
+        ("datasets/mnist/resize", "crop", ["datasets.mnist", "'crop'", "idx does not resize images"]),
         ("datasets/mnist/resize", None, ["datasets.mnist.resize is None", "'crop'", "'stretch'"]),
         ("datasets/mnist/classes", 65537, ["datasets.mnist.classes is 65537"]),
         # files of one's own
@@ -276,7 +276,7 @@ FILE = {"name": "a", "urls": [], "sha256": "0" * 64}
         ("suites/quick", ["digitz"], ["suites.quick", "'digitz'", "did you mean 'digits'?"]),
         ("suites/quick", ["digits", "digits"], ["suites.quick", "digits", "twice"]),
         ("suites/quick", [], ["suites.quick is []"]),
-        ("suites/quick-energy", ["digits"], ["suites.quick-energy", "end it otherwise"]),
+        ("suites/quick-energy", ["digits"], ["suites.quick-energy", "another ending"]),
         ("baselines/mnist", RUN, ["'mnist'", "run and a baseline"]),
         # overrides
         ("runs/mnist/vqsave", {"T": 3}, ["runs.mnist.vqsave", "unknown key"]),

@@ -415,7 +415,7 @@ def test_contact_sheet_in_colour_and_without_classes():
 
 @pytest.mark.usefixtures("mirrored")
 def test_test_images_that_are_there_are_not_asked_for_again():
-    with pytest.raises(UserError, match=r"tiny brings 10 test images.* 5 .*datasets\.tiny\.split\.test to 0"):
+    with pytest.raises(UserError, match=r"tiny has 10 test images.* 5 .*datasets\.tiny\.split\.test to 0"):
         fetch(tiny(split={"validation": 15, "test": 5, "seed": 0}), "tiny")
 
 

@@ -154,7 +154,7 @@ def test_a_picture_of_any_kind(files, mode):
         ("--image nowhere.png", "there is no file nowhere.png"),
         ("--mask nowhere.png", "there is no file nowhere.png"),
         ("--image text.png", "text.png cannot be read as a picture (cannot identify image file"),
-        ("--mask nothing.png", "nothing.png covers nothing: make white what is to be redrawn"),
+        ("--mask nothing.png", "nothing.png covers nothing: paint the part to be redrawn white"),
         (
             "--mask small.png",
             "x.png is 28 x 28 pixels, small.png is 28 x 20 pixels: a mask has the size",

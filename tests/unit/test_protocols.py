@@ -326,9 +326,9 @@ def test_few_and_constant_images_give_numbers_and_warnings(classifier, caplog):
 @pytest.mark.parametrize(
     ("sizes", "why"),
     [
-        ({"n": 3}, "it takes 4 generated images, there are 3"),
-        ({"n_test": 1}, "it takes 4 real images, there are 1"),
-        ({"n_train": 2}, "it takes 4 real images, there are 2"),
+        ({"n": 3}, "it needs 4 generated images, and there are 3"),
+        ({"n_test": 1}, "it needs 4 real images, and there are 1"),
+        ({"n_train": 2}, "it needs 4 real images, and there are 2"),
     ],
 )
 def test_too_few_images_are_refused_in_words(classifier, sizes, why):
@@ -342,10 +342,10 @@ def test_protocols_named_after_a_number_take_no_other(classifier, tmp_path):
         (tmp_path / name).write_bytes(name.encode())  # never read: images are counted first
     files = inception(fid=tmp_path / "fid", imagenet=tmp_path / "imagenet")
     row = run(sets(n=1279), classifier, "train50k", "released", files=files)
-    assert row["train50k_reason"] == "it takes 50,000 generated images, there are 1,279"
-    assert row["released_reason"] == "it takes 1,280 generated images, there are 1,279"
+    assert row["train50k_reason"] == "it needs 50,000 generated images, and there are 1,279"
+    assert row["released_reason"] == "it needs 1,280 generated images, and there are 1,279"
     row = run(sets(n=1280), classifier, "released", files=files)
-    assert row["released_reason"] == "it takes 1,280 real images, there are 50"
+    assert row["released_reason"] == "it needs 1,280 real images, and there are 50"
 
 
 def test_without_weights_columns_are_empty_and_say_why(classifier):
@@ -353,7 +353,8 @@ def test_without_weights_columns_are_empty_and_say_why(classifier):
     for name, file in (("standard", "fid.pth"), ("released", "imagenet.pth")):
         assert [row[f"{name}_{key}"] for key in COLUMNS] == [None] * len(COLUMNS)
         assert row[f"{name}_reason"] == (
-            f"weights {file} could not be downloaded: give them by SPIKING_DIFFUSION_INCEPTION and evaluate again"
+            f"weights {file} could not be downloaded: "
+            "set SPIKING_DIFFUSION_INCEPTION to a folder that has them and evaluate again"
         )
     assert row["classifier_fid"] > 0
     assert row["clean32_reason"] == "not asked for: evaluate.protocols is standard, released, classifier"
@@ -375,7 +376,7 @@ def test_what_is_pickled_in_a_file_of_weights_is_not_run(zipped):
     path = Path("evil.pth")
     torch.save({"a": Canary()}, path) if zipped else path.write_bytes(pickle.dumps({"a": Canary()}))
     for extractor in (InceptionFeatures, ImageNetFeatures, CleanInceptionFeatures):
-        with pytest.raises(UserError, match=r"evil\.pth is no file of weights"):
+        with pytest.raises(UserError, match=r"evil\.pth is not a file of weights"):
             Features(extractor, path, 2, CPU)
     assert not Path("canary").exists()
     pickle.loads(pickle.dumps(Canary()))
@@ -387,15 +388,15 @@ def test_what_is_pickled_in_a_file_of_weights_is_not_run(zipped):
 )
 def test_a_file_that_holds_no_weights(content):
     Path("x.pth").write_bytes(content)
-    with pytest.raises(UserError, match=r"x\.pth is no file of weights"):
+    with pytest.raises(UserError, match=r"x\.pth is not a file of weights"):
         read_weights(Path("x.pth"))
 
 
 def test_weights_of_another_network(imagenet_weights):
     torch.save([torch.zeros(3)], "list.pth")
-    with pytest.raises(UserError, match=r"list\.pth is no file of weights"):
+    with pytest.raises(UserError, match=r"list\.pth is not a file of weights"):
         read_weights(Path("list.pth"))
-    with pytest.raises(UserError, match=r"imagenet\.pth holds weights of another network"):
+    with pytest.raises(UserError, match=r"imagenet\.pth has weights of another network"):
         Features(InceptionFeatures, imagenet_weights, 2, CPU)
 
 
@@ -439,13 +440,13 @@ def test_a_named_file_must_be_there_and_the_right_one(monkeypatch, tmp_path):
     with pytest.raises(UserError, match="there is no such file or folder"):
         find_weights("fid", files)
     monkeypatch.setenv(INCEPTION, str(tmp_path / "other"))
-    with pytest.raises(UserError, match=r"other is not what inception\.fid asks for \(its sha256 is"):
+    with pytest.raises(UserError, match=r"other is not the file of inception\.fid \(its sha256 is"):
         find_weights("fid", files)
     monkeypatch.delenv(INCEPTION)
     pinned = inception(fid=tmp_path / "other").fid
     assert find_weights("fid", pinned) == tmp_path / "other"
     (tmp_path / "other").write_bytes(b"changed")
-    with pytest.raises(UserError, match=r"not what inception\.fid asks for"):
+    with pytest.raises(UserError, match=r"not the file of inception\.fid"):
         find_weights("fid", pinned)
     (tmp_path / "other").unlink()
     with pytest.raises(UserError, match=r"correct inception\.fid\.path"):

@@ -33,7 +33,7 @@ def test_fewer_threads_than_asked_for_are_refused(variables: dict[str, str], thr
     done = subprocess.run(
         [sys.executable, "-c", code], check=True, capture_output=True, text=True, env=os.environ | variables
     )
-    assert done.stdout.startswith(f"the settings ask for {threads} threads, and OMP_THREAD_LIMIT grants {threads - 1}:")
+    assert done.stdout.startswith(f"the settings ask for {threads} threads, and OMP_THREAD_LIMIT allows {threads - 1}:")
 
 
 def test_all_threads_are_those_asked_for() -> None:

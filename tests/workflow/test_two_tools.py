@@ -109,7 +109,7 @@ def test_what_dvc_brings_back_is_taken_over(recorded: Any, way: str) -> None:
         assert "Running stage" not in recorded.run("dvc", "repro", "suite-quick").stdout
     assert recorded.results() == before
     assert refused(recorded, "-n", "quick")
-    assert "Snakemake takes them as they are" in recorded.run("spiking-diffusion", "sync").stdout
+    assert "Snakemake keeps them" in recorded.run("spiking-diffusion", "sync").stdout
     assert recorded.planned("quick") == set()
     assert "nothing to do" in recorded.run("spiking-diffusion", "sync").stdout
     assert "up to date" in recorded.run("dvc", "status", "suite-quick").stdout

@@ -1,1 +1,1 @@
-"""How fast training and sampling are, beside the same networks written plainly."""
+"""Speed of training and sampling, compared with the same networks in plain SpikingJelly code."""

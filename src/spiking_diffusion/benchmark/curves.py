@@ -1,10 +1,10 @@
-"""Whole trainings on ``digits`` by the plain networks and by ours, in float32 and bfloat16: what speed changed.
+"""Whole trainings on ``digits`` with the plain networks and with ours, in float32 and bfloat16.
 
     python -m spiking_diffusion.benchmark.curves --epochs 20 --seeds 3 --nudges 2 --out docs/curves
 
-Recipe ``quick``; weights, order and noise at the start are the same for all ways. Spikes amplify rounding, so curves
-part after some steps; what can be compared is where they end. ``nudged`` shows how much rounding alone does: ours in
-float32 from weights changed by a factor of 1 + 1e-7 g, g normal. A run that was interrupted goes on.
+Recipe ``quick``. All ways start with the same weights, order and noise. Spikes amplify rounding, so curves differ after
+some steps, and only their ends can be compared. ``nudged`` shows the effect of rounding alone: ours in float32, from
+weights changed by a factor of 1 + 1e-7 g, g normal. An interrupted run continues.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ def make_task(run: RunSettings, model: str, data: ImageSet, tokens: TokenSet | N
 
 
 class _Plain:
-    """A task with its network written plainly."""
+    """A task with its network in plain SpikingJelly code."""
 
     def __init__(self, ours: AnyTask) -> None:
         self.ours = ours
@@ -91,7 +91,7 @@ class _Plain:
 def train_all(params: Params, epochs: int, seeds: int, nudges: int, work: Path) -> pd.DataFrame:
     """Losses by (model, way, nudge, seed, epoch) on the CPU with one thread.
 
-    SDID learns the tokens of our float32 VQ-SVAE of the seed, and is not nudged: it is not chaotic.
+    SDID learns the tokens of our float32 VQ-SVAE of the seed. It is not nudged, because it is not chaotic.
     """
     make_deterministic(1)
     device = torch.device("cpu")
@@ -153,7 +153,7 @@ def summary(losses: pd.DataFrame) -> pd.DataFrame:
 
 
 def draw(losses: pd.DataFrame, out: Path) -> None:
-    """Curves of all seeds, one panel a model."""
+    """Curves of all seeds, one panel for each model."""
     with plt.rc_context(STYLE):
         figure, axes = plt.subplots(1, 3, figsize=(9.5, 2.8), layout="constrained")
         for axis, (model, title) in zip(axes, TITLES.items(), strict=True):
@@ -174,7 +174,7 @@ def draw(losses: pd.DataFrame, out: Path) -> None:
 
 
 def main() -> None:
-    """Train, and write OUT.csv (every epoch), OUT.md (where they end) and OUT.png."""
+    """Train, and write OUT.csv (every epoch), OUT.md (the last epoch) and OUT.png."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--epochs", type=int, default=20)
     parser.add_argument("--seeds", type=int, default=3)

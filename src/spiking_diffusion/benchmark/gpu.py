@@ -1,8 +1,8 @@
-"""``python -m spiking_diffusion.benchmark.gpu``: spend some minutes of a GPU on runs, and keep what they yield.
+"""``python -m spiking_diffusion.benchmark.gpu``: spend some minutes of a GPU on runs, and keep the results.
 
-For a machine that is there for minutes and has none of the workflow tools. The runs share the GPU. Each is taken
-through its stages, one after the other. What a run has made so far is packed after each stage, checkpoints too, so
-another machine can go on from there.
+For a machine that is available for minutes and has none of the workflow tools. The runs share the GPU. Each goes
+through its stages, one after the other. After each stage its results are packed, including checkpoints, so another
+machine can continue.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ from spiking_diffusion.graph import maker
 from spiking_diffusion.graph.jobs import Job
 
 ORDER = ("vqsvae", "fsvae", "tokens", "sdid", "tune", "sample", "fsvae_sample", "evaluate", "fsvae_evaluate", "energy")
-"""Stages of a run in the order in which they need one another."""
+"""Stages of a run in the order of their dependencies."""
 
 
 def jobs_of(params: Params, name: str, made: set[Path] | None = None) -> list[Job]:
-    """The stages of a run, in order, whose data and judges are here or among the files that will be ``made``.
+    """The stages of a run, in order, with data and judges that exist or are among the files that will be ``made``.
 
-    Their outputs are added to these.
+    Adds their outputs to ``made``.
     """
     made = set() if made is None else made
     jobs = []
@@ -43,7 +43,7 @@ def jobs_of(params: Params, name: str, made: set[Path] | None = None) -> list[Jo
 
 
 class Session:
-    """Runs side by side until ``minutes`` are over."""
+    """Runs in parallel until ``minutes`` are over."""
 
     def __init__(self, params: Params, options: list[str], names: list[str], minutes: float, out: Path) -> None:
         self.params, self.options, self.out = params, options, out
@@ -56,7 +56,7 @@ class Session:
         self.maker = {path: job for job in self.over for path in job.outputs}
 
     def take(self, name: str) -> None:
-        """Take a run through its stages, as far as the time goes."""
+        """Take a run through its stages until the time is over."""
         for job in self.jobs[name]:
             self._wait(job)
             start = time.monotonic()
@@ -71,7 +71,7 @@ class Session:
             self.over[job].set()
 
     def _wait(self, job: Job) -> None:
-        """Wait for what other runs make of the job's inputs, such as the VQ-SVAE of its tokenizer."""
+        """Wait for inputs that other runs make, such as the VQ-SVAE of the job's tokenizer."""
         for path in job.inputs:
             if path in self.maker:
                 self.over[self.maker[path]].wait(max(1.0, self.end - time.monotonic()))
@@ -89,7 +89,7 @@ class Session:
                 return process.wait()
 
     def _pack(self, name: str) -> None:
-        """What a run has made, but for what takes seconds to make again, and checkpoints of what is not done."""
+        """Results of a run, without those that take only seconds, and checkpoints of unfinished trainings."""
         made = {job.stage for job in self.jobs[name] if job.is_made()}
         left_out = {"tokens", "reconstructions", "traces"} | made
         found: dict[str, list[Path]] = {"": [], ".samples": []}

@@ -2,9 +2,9 @@
 
     python -m spiking_diffusion.benchmark.growth > docs/growth.csv
 
-CPU seconds of one thread, so that other work on the machine matters little; the median of several steps from fresh
-weights, recipe ``paper``, changed in one thing at a time. An image's sampling is its number of network calls, about
-1 - 1/e of its tokens, times ``sdid call``.
+CPU seconds of one thread, so that other work on the machine matters little. Each is the median of several steps from
+fresh weights, with recipe ``paper`` and one value changed at a time. Sampling an image takes its number of network
+calls, about 1 - 1/e of its tokens, times ``sdid call``.
 """
 
 from __future__ import annotations
@@ -78,7 +78,8 @@ def _stages(params: Params, at: dict[str, int]) -> dict[str, Callable[[], Any]]:
 
 
 def growth(params: Params, rounds: int = 3) -> pd.DataFrame:
-    """CPU milliseconds per image of each stage, for each value of each quantity; ``tokens`` follow from the side."""
+    """CPU milliseconds per image of each stage, for each value of each quantity; ``tokens`` depend on the image's
+    side."""
     make_deterministic(1)
     rows = []
     for what, values in VALUES.items():

@@ -1,7 +1,7 @@
-"""``bench``: rates of training steps and of sampling, measured alternately with the plain networks.
+"""``bench``: rates of training steps and of sampling, measured in turn with the plain networks.
 
-Ours and the plain way run in a process each: ours as the pipeline does, deterministic and in huge pages, the plain
-one with PyTorch's defaults, but that its waiting threads sleep too.
+Ours and the plain way run in a process each. Ours is as in the pipeline, deterministic and with huge pages. The plain
+one has PyTorch's defaults, except that its waiting threads also sleep.
 """
 
 from __future__ import annotations
@@ -34,9 +34,10 @@ from spiking_diffusion.training import step as training
 from spiking_diffusion.vqsvae import VQSVAE, vqsvae_loss
 
 GPU_SECONDS = 0.5
-"""How long the steps of a round take on a GPU at least."""
+"""The least duration of the steps of a round on a GPU."""
 GPU_QUEUE = 10
-"""Steps that a GPU may be behind: starting them takes no time, so without a bound the clock would say nothing."""
+"""The most steps that a GPU may be behind. Starting steps takes no time, so without a limit the clock would say
+nothing."""
 Step = Callable[[], Any]
 Pair = tuple[nn.Module, Step, Step]
 PLAIN = {
@@ -68,9 +69,9 @@ def bench(
 ) -> dict[str, Any]:
     """Rates of ours and of the plain way for one recipe at 28x28; the plain way always computes in float32.
 
-    After a warm-up of both, each of ``rounds`` rounds times one step of either; medians count. Networks start
-    from fresh weights, whose neurons fire rarely; ``excitation`` is added to the bias of every batch normalisation
-    to make them fire more often, and ``firing_rate`` of the result says how often they do.
+    After a warm-up of both, each of ``rounds`` rounds times one step of each. The result has medians. With fresh
+    weights neurons fire rarely. ``excitation`` is added to the bias of every batch normalisation to make them fire more
+    often. ``firing_rate`` of the result is their rate.
     """
     if recipe not in params.recipes:
         raise UserError(f"there is no recipe {recipe!r}: there are {', '.join(params.recipes)}")
@@ -108,7 +109,7 @@ def bench(
 
 
 class _Timer:
-    """One of the two ways in a process of its own, warmed up, which takes a step when asked to."""
+    """One of the two ways in a process of its own, warmed up, that takes a step on request."""
 
     def __init__(self, *asked: Any, plainly: bool) -> None:
         context = multiprocessing.get_context("spawn")
@@ -121,7 +122,7 @@ class _Timer:
 
     def time(self) -> tuple[float, float]:
         """Seconds of a step, and the peak of memory in MiB."""
-        with suppress(BrokenPipeError):  # then there is no answer either
+        with suppress(BrokenPipeError):  # the missing answer is reported below
             self._pipe.send(True)
         return self._receive()
 
@@ -129,7 +130,7 @@ class _Timer:
         try:
             answer: tuple[float, float] = self._pipe.recv()
         except (EOFError, ConnectionError) as error:
-            raise UserError("a process that is timed has died, most often for want of memory: lower --batch") from error
+            raise UserError("a timed process has died, usually because memory was full: lower --batch") from error
         return answer
 
     def close(self) -> None:
@@ -149,7 +150,7 @@ def _serve(
     plainly: bool,
 ) -> None:
     if plainly:
-        os.environ["THP_MEM_ALLOC_ENABLE"] = "0"  # PyTorch looks at it when it first makes a tensor
+        os.environ["THP_MEM_ALLOC_ENABLE"] = "0"  # PyTorch reads it when it makes the first tensor
         torch.set_num_threads(threads)
     else:
         make_deterministic(threads)
@@ -173,12 +174,13 @@ def _serve(
 
 
 def _timed(step: Step, device: torch.device) -> float:
-    """Seconds of a step; on a GPU, which works while the next steps are prepared, of one of many."""
+    """Seconds of a step. On a GPU it is the mean over many steps, because the GPU works while the next steps are
+    prepared."""
     return mean_seconds(step, GPU_SECONDS if device.type == "cuda" else 0.0, device)
 
 
 def mean_seconds(step: Step, least: float, device: torch.device) -> float:
-    """Mean seconds of as many steps as ``least`` seconds hold, at least one."""
+    """Mean seconds over as many steps as fit into ``least`` seconds, at least one."""
     _wait(device)
     start, steps, passed = time.perf_counter(), 0, 0.0
     while not steps or passed < least:
@@ -197,12 +199,12 @@ def _wait(device: torch.device) -> None:
 
 
 def _firing_rate(model: nn.Module, step: Step) -> float:
-    """Spikes per neuron and time step over one step, without last layers, whose spikes are only summed."""
+    """Spikes per neuron and time step over one step, without last layers, because their spikes are only summed."""
     rates: list[tuple[float, int]] = []
 
     def count(layer: nn.Module, args: Any, options: dict[str, Any], spikes: Tensor) -> None:
         where = options.get("where")
-        if where is not None:  # elsewhere nothing was computed
+        if where is not None:  # other positions were not computed
             spikes = spikes.movedim(-3, -1)[..., where, :]
         if options.get("readout") is None:
             rates.append((float(spikes.detach().double().mean()), spikes.numel()))
@@ -217,7 +219,7 @@ def _firing_rate(model: nn.Module, step: Step) -> float:
 
 @dataclass
 class _Bare:
-    """What ``Step`` needs to know of a task."""
+    """The parts of a task that ``Step`` needs."""
 
     module: nn.Module
     of: Callable[[], Tensor]
@@ -234,7 +236,7 @@ class _Bare:
 def _gpu_step(
     run: RunSettings, what: str, module: nn.Module, loss: Callable[[], Tensor], noise: torch.Generator, batch: int
 ) -> Step:
-    """A step as the pipeline takes it on a GPU: by a CUDA graph where that can be."""
+    """A step as in the pipeline on a GPU: by a CUDA graph if possible."""
     module.train()
     settings = getattr(run.recipe, what).train.model_copy(update={"batch_size": batch})
     device = noise.device
@@ -294,7 +296,7 @@ def _vqsvae(run: RunSettings, batch: int, device: torch.device, excitation: floa
 def _denoisers(
     run: RunSettings, device: torch.device, excitation: float
 ) -> tuple[SDID, plain.PlainSDID, AbsorbingDiffusion]:
-    """SDID, the same written plainly, and the process of 7x7 tokens that they reverse."""
+    """SDID, the plain SDID, and the diffusion process of 7x7 tokens that they reverse."""
     diffusion = AbsorbingDiffusion(run.recipe.vqsvae.codebook.size, 49)
     seed_initialisation(0, "bench")
     model = SDID(run.recipe.sdid, run.recipe.neuron, diffusion.size, diffusion.steps)
@@ -338,7 +340,7 @@ def _sample(run: RunSettings, batch: int, device: torch.device, excitation: floa
     model, _, diffusion = _denoisers(run, device, excitation)
     noise = generator(device, 0, "bench")
     shape = (batch, 7, 7)
-    with torch.no_grad():  # running statistics of real passes, or hardly a neuron would fire
+    with torch.no_grad():  # without running statistics of real passes, hardly any neuron would fire
         for _ in range(20):
             t = diffusion.draw_t(batch, noise, device)
             model(diffusion.q_sample(torch.randint(diffusion.size, shape, generator=noise, device=device), t, noise), t)
@@ -352,7 +354,7 @@ def _sample(run: RunSettings, batch: int, device: torch.device, excitation: floa
 
 
 def _reset_peak_memory(device: torch.device) -> None:
-    """Linux forgets a process's peak on request; elsewhere the peak is that of the whole run."""
+    """Reset the peak of memory. Only Linux can do this. Elsewhere the peak is that of the whole run."""
     path = Path("/proc/self/clear_refs")
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats()

@@ -1,7 +1,9 @@
-"""The yardstick: the same networks in SpikingJelly's layers, with nothing hoisted, fused or skipped.
+"""The reference: the same networks with SpikingJelly's layers, with nothing moved out of the loop over time, fused or
+skipped.
 
-Multi-step mode, the input repeated over T, every map applied at every step, float32, eager. Each class takes
-a network of this package and copies its weights, so that tests can compare results and ``bench`` rates.
+They use multi-step mode, repeat the input over T, apply every map at every step, and run eagerly in float32. Each class
+takes a network of this package and copies its weights, so that tests can compare results and ``bench`` can compare
+rates.
 """
 
 from __future__ import annotations
@@ -50,7 +52,7 @@ def plain_psp_distance(a: Tensor, b: Tensor, tau_syn: float) -> Tensor:
 
 
 class PlainEncoder(nn.Module):
-    """``SpikingEncoder``, plainly."""
+    """``SpikingEncoder`` in plain code."""
 
     def __init__(self, ours: SpikingEncoder) -> None:
         super().__init__()
@@ -62,7 +64,7 @@ class PlainEncoder(nn.Module):
 
 
 class PlainDecoder(nn.Module):
-    """``SpikingDecoder``, plainly: the last map at every step."""
+    """``SpikingDecoder`` in plain code, with the last map at every step."""
 
     def __init__(self, ours: SpikingDecoder) -> None:
         super().__init__()
@@ -79,7 +81,7 @@ class PlainDecoder(nn.Module):
 
 
 class PlainVQSVAE(nn.Module):
-    """``VQSVAE`` in training, plainly."""
+    """``VQSVAE`` in training, in plain code."""
 
     def __init__(self, ours: VQSVAE) -> None:
         super().__init__()
@@ -104,7 +106,7 @@ class PlainVQSVAE(nn.Module):
 
 
 class PlainSDID(nn.Module):
-    """``SDID``, plainly: logits at every step, then their mean."""
+    """``SDID`` in plain code: logits at every step, then their mean."""
 
     def __init__(self, ours: SDID) -> None:
         super().__init__()
@@ -138,7 +140,8 @@ def plain_sample(
 
 
 class PlainFSVAE(nn.Module):
-    """``FSVAE`` in training, plainly: prior and posterior re-run the growing prefix at every step, as published."""
+    """``FSVAE`` in training, in plain code: prior and posterior rerun the growing prefix at every step, as
+    published."""
 
     def __init__(self, ours: FSVAE) -> None:
         super().__init__()

@@ -1,9 +1,9 @@
-"""What bfloat16 does to the gradient of a training step, beside what drawing another batch does to it.
+"""The effect of bfloat16 on the gradient of a training step, compared with the effect of another batch.
 
     python -m spiking_diffusion.benchmark.rounding --epochs 20 --batches 40 > docs/rounding.csv
 
-On the CPU bfloat16 rounds the gradients that go down to a layer's input and nothing else: spikes, losses and what the
-last layer learns are equal bit by bit. Whole trainings are too chaotic to see so little (``curves``); this looks at
+On the CPU bfloat16 rounds only the gradients that go to a layer's input. Spikes, losses and the last layer's gradient
+are equal bit by bit. Whole trainings are too chaotic to show so small an effect (``curves``). This module measures
 single steps of ``digits``, recipe ``quick``, for fresh weights and for weights trained in float32.
 """
 
@@ -33,8 +33,8 @@ from spiking_diffusion.vqsvae.loading import TokenSet
 
 
 def gradient(task: AnyTask, index: Tensor, seed: int, precision: Precision) -> tuple[float, Tensor]:
-    """Loss and gradient (all parameters in one vector) of a batch; the task is left as it was."""
-    before = copy.deepcopy(task.module.state_dict())  # running statistics and codes move in a forward pass
+    """Loss and gradient (all parameters in one vector) of a batch; the task stays unchanged."""
+    before = copy.deepcopy(task.module.state_dict())  # running statistics and codes change in a forward pass
     task.module.train()
     task.module.zero_grad(set_to_none=True)
     set_precision(task.module, precision)
@@ -46,10 +46,11 @@ def gradient(task: AnyTask, index: Tensor, seed: int, precision: Precision) -> t
 
 
 def compare(task: AnyTask, batch_size: int, batches: int) -> dict[str, float]:
-    """Over ``batches`` batches: the error of bfloat16's gradient, and how batches differ among themselves.
+    """Over ``batches`` batches: the error of bfloat16's gradient, and the differences between batches.
 
-    ``loss_differs`` is the largest difference of the losses, ``rounding`` the root of the mean of |g16 - g32|^2 over
-    that of |g32|^2, ``bias`` the same of the two means over all batches, ``between_batches`` that of |g32 - mean|^2.
+    ``loss_differs`` is the largest difference of the losses. ``rounding`` is the root of the mean of |g16 - g32|^2
+    divided by the mean of |g32|^2. ``bias`` is the same for the two means over all batches. ``between_batches`` is the
+    same for |g32 - mean|^2.
     """
     exact, rounded, differs = [], [], 0.0
     for n in range(batches):

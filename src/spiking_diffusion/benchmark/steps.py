@@ -1,6 +1,6 @@
 """``python -m spiking_diffusion.benchmark.steps``: milliseconds of a training step, by hand and by CUDA graph.
 
-On data drawn by chance, so nothing has to be downloaded.
+It uses random data, so nothing has to be downloaded.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ def task_of(run: RunSettings, network: str, device: torch.device) -> Task:
 
 
 def measure(run: RunSettings, network: str, batch: int, device: torch.device, seconds: float = 1.0) -> dict[str, Any]:
-    """Milliseconds of a step by hand and by graph; None where there is no graph."""
+    """Milliseconds of a step by hand and by graph, or None without a graph."""
     task = task_of(run, network, device)
     settings = getattr(run.recipe, network).train.model_copy(update={"batch_size": batch})
     set_precision(task.module, settings.precision)

@@ -106,11 +106,13 @@ class Dataset(Section):
         if any(side % 4 for side in self.shape[1:]):
             raise ValueError("height and width must be divisible by 4: the encoder halves both twice")
         if min(self.shape[1:]) < 8:
-            raise ValueError(f"shape is {self.shape}: height and width are at least 8, or SSIM's window does not fit")
+            raise ValueError(
+                f"shape is {self.shape}: height and width must be at least 8, because SSIM's window needs them"
+            )
         if self.shape[0] not in (1, 3):
-            raise ValueError(f"shape is {self.shape}: the first number is 1 for grey images or 3 for colour")
+            raise ValueError(f"shape is {self.shape}: the first number must be 1 for grey images or 3 for colour")
         if self.resize != "none" and self.format != "folder":
-            raise ValueError(f"resize is {self.resize!r}: {self.format} takes images as they are, write none")
+            raise ValueError(f"resize is {self.resize!r}: {self.format} does not resize images: set resize to none")
         if set(self.files) != FORMATS[self.format]:
             raise ValueError(
                 f"format {self.format} needs files {sorted(FORMATS[self.format])}, found {sorted(self.files)}"

@@ -88,12 +88,14 @@ class Params(Section):
     def _check(self) -> Params:
         names = sorted(name for family in FAMILIES.values() for name in self.runs_of(family))
         if both := [one for one, other in itertools.pairwise(names) if one == other]:
-            raise ValueError(f"{both[0]!r} names a run and a baseline; their files would collide, rename one")
+            raise ValueError(f"{both[0]!r} names a run and a baseline; their files would collide: rename one")
         for name in self.all_runs:
             self.resolve(name)
         for suite, names in self.suites.items():
             if suite.endswith("-energy"):
-                raise UserError(f"suites.{suite}: a table of energies has that name, end it otherwise")
+                raise UserError(
+                    f"suites.{suite}: an energy table has that name: give the suite a name with another ending"
+                )
             for name in names:
                 if name not in self.all_runs:
                     raise UserError(f"suites.{suite} lists {name!r}, {unknown('run', name, self.all_runs)}")
@@ -162,7 +164,7 @@ class Params(Section):
         if "sdid" in family.networks and steps != "all" and steps > tokens:
             raise UserError(
                 f"{where}.sample.steps is {steps}, but an image of {run.dataset!r} has {tokens} tokens: "
-                "write a number up to that, or all"
+                "use a number up to that, or all"
             )
         return RunSettings(
             name=name,
@@ -180,10 +182,12 @@ class Params(Section):
         if name not in self.runs:
             raise UserError(f"{where}.tokenizer is {name!r}, {unknown('run', name, self.runs)}")
         if self.runs[name].tokenizer:
-            raise UserError(f"{where}.tokenizer is {name!r}, which trains none of its own: name the run that does")
+            raise UserError(f"{where}.tokenizer is {name!r}, which trains no VQ-SVAE: name the run that does")
         other = self.resolve(name)
         if other.dataset_name != run.dataset:
-            raise UserError(f"{where}.tokenizer is {name!r}, which learns {other.dataset_name!r}, not {run.dataset!r}")
+            raise UserError(
+                f"{where}.tokenizer is {name!r}, which is trained on {other.dataset_name!r}, not {run.dataset!r}"
+            )
         return other
 
 

@@ -39,7 +39,7 @@ def read_cifar_python(path: Path) -> Splits:
         except Exception as error:  # a forged pickle can fail in any way
             raise ValueError(f"a batch is no dictionary of data and labels: {error}") from error
         if not isinstance(pixels, np.ndarray) or pixels.dtype != np.uint8 or labels.dtype.kind != "i":
-            raise ValueError("a batch holds something other than bytes and whole numbers")
+            raise ValueError("a batch contains something other than bytes and whole numbers")
         return pixels, labels
 
     return _read(path, "", 2**25, parse)

@@ -77,7 +77,7 @@ def _decode(raw: bytes, name: str, dataset: Dataset) -> np.ndarray:
     elif plain.size != (width, height):
         raise ValueError(
             f"{name} is {plain.height} pixels high and {plain.width} wide, shape {dataset.shape} says {height} and "
-            f"{width}: say resize: crop or stretch"
+            f"{width}: set resize to crop or stretch"
         )
     return np.asarray(plain).reshape(height, width, channels).transpose(2, 0, 1)
 
@@ -123,8 +123,8 @@ def layout(names: Iterable[Parts], classes: int) -> tuple[dict[str, list[tuple[P
     depths = {len(parts): "/".join(name) for name, parts in inner.items()}
     if len(depths) > 1 or max(depths, default=1) > 2:
         raise ValueError(
-            f"{' and '.join(depths.values())}: images must lie all in one folder, or all in one folder per class, "
-            "and these may lie in train and test"
+            f"{' and '.join(depths.values())}: put all images in one folder, or in one folder per class, "
+            "and these folders may be in train and test"
         )
     label_of: dict[Parts, int | None] = dict.fromkeys(inner)
     found: tuple[str, ...] = ()
@@ -134,7 +134,7 @@ def layout(names: Iterable[Parts], classes: int) -> tuple[dict[str, list[tuple[P
             raise ValueError(f"it has {len(found)} class folders ({', '.join(found[:20])}), params.yaml says {classes}")
         number = {name: label for label, name in enumerate(found)}
         if unknown := {parts[0] for parts in inner.values()} - number.keys():
-            raise ValueError(f"its class {min(unknown)} is in test and not in train")
+            raise ValueError(f"its class {min(unknown)} is in test but not in train")
         label_of = {name: number[parts[0]] for name, parts in inner.items()}
     return {
         split: [(name, label_of[name]) for name in inner if split_of[name] == split]

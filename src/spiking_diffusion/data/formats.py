@@ -146,7 +146,7 @@ def read_idx(file: Readable, rank: int) -> np.ndarray:
         raise ValueError(f"its header says {sizes}")
     raw = read_at_most(file, expected, f"an array of {sizes}")
     if len(raw) < expected:
-        raise ValueError(f"its header says {sizes}, it holds {len(raw)} bytes")
+        raise ValueError(f"its header says {sizes}, but it contains {len(raw)} bytes")
     return np.frombuffer(raw, np.uint8).reshape(sizes)
 
 

@@ -1,7 +1,7 @@
-"""The trained networks of a run behind one interface, whatever its family.
+"""The trained networks of a run behind one interface for all families.
 
-Each family has a module here with a subclass of ``Model``, called ``MODEL`` in it. ``config.families`` lists the
-modules. Nothing outside asks which family a run is of.
+Each family has a module here with a subclass of ``Model`` under the name ``MODEL``. ``config.families`` lists the
+modules. Code outside never asks for the family of a run.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ Notes = dict[str, Any]
 
 
 class Batch(NamedTuple):
-    """Images drawn together, the network calls that all of them took, and their conditions (B,), if any."""
+    """Images drawn together, the number of network calls for all of them, and their conditions (B,), if any."""
 
     images: Tensor
     calls: int
@@ -42,7 +42,7 @@ class Drawn(NamedTuple):
 
 
 class Counter(Protocol):
-    """What ``Model.count`` needs of ``metrics.energy.Counter``."""
+    """The part of ``metrics.energy.Counter`` that ``Model.count`` uses."""
 
     def counting(self, images: int, **stages: nn.Module) -> AbstractContextManager[None]: ...
 
@@ -50,8 +50,8 @@ class Counter(Protocol):
 class Model(ABC):
     """The trained networks of a run.
 
-    ``config`` is the complete setting of the run, ``device`` where it computes. Images are float (B, C, H, W) in
-    [0, 1].
+    ``config`` has the complete settings of the run. ``device`` is the device on which it computes. Images are float (B,
+    C, H, W) in [0, 1].
     """
 
     def __init__(self, config: RunSettings, device: torch.device) -> None:
@@ -63,7 +63,7 @@ class Model(ABC):
 
     @property
     def options(self) -> set[str]:
-        """What ``sample`` takes to say how images are drawn."""
+        """The options of ``sample`` that say how images are drawn."""
         return set()
 
     @abstractmethod
@@ -72,7 +72,7 @@ class Model(ABC):
 
     @abstractmethod
     def how(self, **how: Any) -> Notes:
-        """The settings with which images are drawn: what ``how`` gives, and the recipe's for the rest."""
+        """The settings for drawing images: those in ``how``, and the recipe's for the others."""
 
     @abstractmethod
     def encode(self, images: Tensor) -> Tensor:
@@ -84,31 +84,32 @@ class Model(ABC):
 
     @abstractmethod
     def unclamped(self, images: Tensor, noise: torch.Generator | None = None) -> Tensor:
-        """Images -> what the decoder makes of their codes, in (-0.5, 1.5) where 0 is black and 1 is white.
+        """Images -> their reconstructions before clamping, in (-0.5, 1.5), 0 is black and 1 is white.
 
-        ``noise`` is for families that encode at random.
+        ``noise`` is for families with random encoding.
         """
 
     @torch.no_grad()
     def reconstruct(self, images: Tensor, noise: torch.Generator | None = None) -> Tensor:
-        """Images -> what comes back of them; ``noise`` as in ``unclamped``."""
+        """Images -> their reconstructions in [0, 1]. ``noise`` is as in ``unclamped``."""
         return self.unclamped(images, noise).clamp(0, 1)
 
     @abstractmethod
     def numbers(self, params: Params) -> dict[str, Any]:
-        """Metrics that only this family has, on test data."""
+        """Metrics on test data that only this family has."""
 
     @abstractmethod
     def count(self, counter: Counter, images: Tensor, n: int, params: Params) -> Notes:
-        """Let ``counter`` see ``images`` being encoded and ``n`` images being drawn. Returns how they were drawn."""
+        """Encode ``images`` and draw ``n`` images while ``counter`` counts. Returns how they were drawn."""
 
     @torch.no_grad()
     def sample(self, n: int = 64, *, seed: int | None = None, **how: Any) -> Tensor:
         """Draw ``n`` images: float (n, C, H, W) in [0, 1] on the CPU.
 
         ``seed`` is the recipe's by default. On the CPU, the same seed, number and settings give the same images. A
-        model of tokens takes ``sampler``, ``steps``, ``temperature`` and ``callback`` (see ``sample_tokens``) too, and
-        one that was trained with conditions ``guidance`` and the number of a ``condition``, such as a class.
+        model of tokens also takes ``sampler``, ``steps``, ``temperature`` and ``callback`` (see ``sample_tokens``). A
+        model that was trained with conditions also takes ``guidance`` and the number of a ``condition``, such as a
+        class.
 
         >>> from spiking_diffusion import load
         >>> images = load("digits").sample(2, temperature=0.8, steps=8)
@@ -125,8 +126,8 @@ class Model(ABC):
     def draw(self, n: int, purpose: str = "sample", **how: Any) -> Drawn:
         """``n`` images, uint8.
 
-        ``purpose`` picks the noise. ``network_calls`` of the notes is per image: a call is one pass of the denoiser
-        through all its time steps, and a model without a denoiser makes one in all.
+        ``purpose`` picks the noise. ``network_calls`` of the notes is per image. A call is one pass of the denoiser
+        through all its time steps. A model without a denoiser makes one call.
         """
         images, calls, conditions = [], 0, []
         for part in self._parts(n, purpose, None, how):
@@ -137,7 +138,7 @@ class Model(ABC):
         return Drawn(torch.cat(images), notes, torch.cat(conditions) if conditions else None)
 
     def checked(self, images: Tensor) -> Tensor:
-        """Images on the model's device. Raises UserError for another shape than (B, C, H, W), and for integers."""
+        """Move images to the model's device. Raises UserError for a shape other than (B, C, H, W), and for integers."""
         if images.dim() != 4 or list(images.shape[1:]) != self.config.dataset.shape:
             raise UserError(
                 f"images have shape {tuple(images.shape)}, {self.config.name} takes (B, *{self.config.dataset.shape})"
@@ -147,7 +148,7 @@ class Model(ABC):
         return images.to(self.device)
 
     def _parts(self, n: int, purpose: str, seed: int | None, how: dict[str, Any]) -> Iterator[Batch]:
-        """Batches. The noise of each depends on seed, purpose and its number alone."""
+        """Batches. The noise of each depends only on seed, purpose and its number."""
         batch, seed = self.config.recipe.sample.batch_size, self.config.recipe.seed if seed is None else seed
         sizes = [min(batch, n - start) for start in range(0, n, batch)]
         for number, size in enumerate(watch(sizes, f"{purpose} {self.config.name}, batch", len(sizes))):
@@ -155,7 +156,7 @@ class Model(ABC):
 
 
 def load(run: RunSettings, device: torch.device, folder: Path | None = None) -> Model:
-    """The trained networks of a run, whose weights are in ``folder``, by default the run's.
+    """The trained networks of a run, with the weights in ``folder`` (default: the run's folder).
 
     Raises UserError if files are missing, damaged, or do not fit the settings or each other.
     """

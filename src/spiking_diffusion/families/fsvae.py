@@ -15,7 +15,7 @@ from spiking_diffusion.randomness import generator
 
 
 class FSVAEModel(Model):
-    """Images <-> trains of latent spikes (``fsvae``), whose prior draws new ones."""
+    """Images <-> trains of latent spikes (``fsvae``). The prior draws new trains."""
 
     def __init__(self, config: RunSettings, device: torch.device, folder: Path | None = None) -> None:
         super().__init__(config, device)
@@ -53,7 +53,7 @@ class FSVAEModel(Model):
             model.reconstruct(images, noise)
         z = model.prior.sample(n, recipe.fsvae.T, noise, self.device)
         with counter.counting(n, prior=model.prior, out_of_latent=model.out_of_latent, decoder=model.decoder):
-            # the prior drew step by step; shown its own train, it fires the same spikes in one pass
+            # the prior drew step by step, but given its own train it fires the same spikes in one pass
             model.prior(z, 0.0, 0, noise)
             model.decode(z)
         return {"network_calls": 1.0, "T": recipe.fsvae.T}

@@ -1,4 +1,4 @@
-"""Files of earlier stages that must fit the settings, the code and the weights of today, or are refused."""
+"""Files of earlier stages. They are refused if they do not fit the current settings, code and weights."""
 
 from __future__ import annotations
 

@@ -23,13 +23,13 @@ from spiking_diffusion.vqsvae.loading import load_vqsvae
 
 
 class SpikingDiffusion(Model):
-    """Images <-> tokens (``vqsvae``), and new tokens out of masks (``sdid`` with its process ``diffusion``)."""
+    """Images <-> tokens (``vqsvae``), and new tokens from masks (``sdid`` with its process ``diffusion``)."""
 
     def __init__(self, config: RunSettings, device: torch.device, folder: Path | None = None) -> None:
         super().__init__(config, device)
         self.vqsvae = load_vqsvae(config, device, folder)
         self.sdid, self.diffusion = load_sdid(config, device, folder)
-        self.root = folder.resolve().parents[2] if folder else Path()  # of the project that has its tuning
+        self.root = folder.resolve().parents[2] if folder else Path()  # the project folder with its tuning
 
     @property
     def options(self) -> set[str]:
@@ -63,9 +63,9 @@ class SpikingDiffusion(Model):
         known: Tensor | None = None,
         **how: Any,
     ) -> tuple[Tensor, int, Tensor | None]:
-        """``size`` grids of tokens, the network calls that all of them took, and their conditions.
+        """``size`` grids of tokens, the number of network calls for all of them, and their conditions.
 
-        Tokens ``known`` (1, h, w) in [0, K] are kept where they are not the mask K.
+        Tokens ``known`` (1, h, w) in [0, K] are kept unless they are the mask K.
         """
         notes = self.how(**how)
         told = self._conditions_of(size, condition, noise, known)
@@ -103,8 +103,8 @@ class SpikingDiffusion(Model):
         """``n`` completions of an ``image`` (1, C, H, W) in [0, 1] where ``mask`` (H, W) bool is True: (n, C, H, W).
 
         Tokens that see a masked pixel (``VQSVAE.covered``) are redrawn. The other tokens and the pixels outside the
-        mask are kept. A model with conditions draws one for each completion, with the probability that it has given
-        the tokens that show, unless ``condition`` says which. ``how`` is as in ``sample``.
+        mask are kept. A model with conditions draws a condition for each completion, with its probability given the
+        known tokens, unless ``condition`` names one. ``how`` is as in ``sample``.
 
         Raises UserError for shapes that do not fit and for an unknown condition.
         """
@@ -122,7 +122,8 @@ class SpikingDiffusion(Model):
     def _conditions_of(
         self, size: int, condition: int | None, noise: torch.Generator, known: Tensor | None
     ) -> Tensor | None:
-        """``size`` conditions: the one asked for, or drawn, given the tokens ``known`` (1, h, w) if there are any."""
+        """``size`` conditions: the requested one, or random ones, given the tokens ``known`` (1, h, w) if there are
+        any."""
         if condition is not None:
             if not 0 <= condition < self.sdid.conditions:
                 raise UserError(f"condition is {condition}: {self.config.name} has {self.sdid.conditions} conditions")
@@ -168,7 +169,7 @@ class SpikingDiffusion(Model):
         }
 
     def count(self, counter: Counter, images: Tensor, n: int, params: Params) -> Notes:
-        """Draws as the stage ``sample`` did."""
+        """Draws as in the stage ``sample``."""
         samples = load_samples(params, self.config)
         with counter.counting(len(images), encoder=self.vqsvae.encoder):
             self.encode(images)
@@ -182,12 +183,12 @@ MODEL = SpikingDiffusion
 
 
 def drawn_how(samples: dict[str, np.ndarray]) -> dict[str, Any]:
-    """How a run's samples were drawn, to draw more of them likewise."""
+    """How a run's samples were drawn, to draw more in the same way."""
     return {key: samples[key].item() for key in ("sampler", "steps", "temperature", "guidance") if key in samples}
 
 
 def chosen(key: str, run: RunSettings, root: Path = Path()) -> Any:
-    """The run's sampler, temperature or guidance; ``tuned`` is looked up in ``results/tuning/{run}.json``."""
+    """The run's sampler, temperature or guidance. For ``tuned`` it is read from ``results/tuning/{run}.json``."""
     value = getattr(run.recipe.sample, key)
     if value != "tuned":
         return value

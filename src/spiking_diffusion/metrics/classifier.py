@@ -1,7 +1,8 @@
-"""Small CNNs trained on the dataset itself, which judge its images. They need no download and suit small images.
+"""Small CNNs, trained on the dataset itself, that judge its images. They need no download and are made for small
+images.
 
-Several networks, alike but for their seeds, give the features that the ``classifier`` protocol compares. One more, the
-``reader``, says how sure it is of an image's class. No FID uses its features.
+Several networks that differ only in their seeds give the features for the ``classifier`` protocol. Another network, the
+``reader``, measures how certain an image's class is. No FID uses the reader's features.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ class Classifier(nn.Module):
     """Convolutions 3x3, with pooling after all but the last, a layer of features, a linear head. No spikes.
 
     Every layer has a batch normalisation and a GELU, so that no unit is always silent. ``cells`` is the number of
-    positions that the poolings leave.
+    positions after the poolings.
     """
 
     scale: Tensor
@@ -75,12 +76,12 @@ class Judges(nn.Module):
 
 
 def cells_of(shape: Sequence[int], channels: Sequence[int]) -> int:
-    """Positions that are left of images (C, H, W) after the poolings."""
+    """The number of positions of images (C, H, W) after the poolings."""
     return int(shape[1] // 2 ** (len(channels) - 1)) * int(shape[2] // 2 ** (len(channels) - 1))
 
 
 def load_judges(path: Path, device: torch.device) -> Judges:
-    """Trained judges; their sizes are those of the weights in the file."""
+    """Trained judges, with the sizes of the weights in the file."""
     shapes = weight_shapes(path)
     try:
         convolutions = [shape for key, shape in shapes.items() if key.startswith("reader.features") and len(shape) == 4]
@@ -97,5 +98,5 @@ def load_judges(path: Path, device: torch.device) -> Judges:
 
 
 def is_random(path: Path) -> bool:
-    """Whether the judges have the weights that they began with: one class is nothing to learn."""
+    """Whether the judges have their initial weights, because there is only one class and nothing to learn."""
     return weight_shapes(path).get("reader.head.weight", (0,))[0] == 1

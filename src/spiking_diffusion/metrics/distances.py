@@ -1,4 +1,4 @@
-"""Distances between two sets of features (N, F) and (M, F), by torch-fidelity where it has them."""
+"""Distances between two sets of features (N, F) and (M, F), by torch-fidelity if it has them."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from torch_fidelity.metric_kid import KEY_METRIC_KID_MEAN, kid_features_to_metri
 from torch_fidelity.metric_prc import KEY_METRIC_PRECISION, KEY_METRIC_RECALL, prc_features_to_metric
 
 NEIGHBOURS = 3
-"""How many neighbours the ball of precision and recall reaches to."""
+"""Number of neighbours inside the balls of precision and recall."""
 LEAST = NEIGHBOURS + 1
-"""Fewer images than this have no precision and recall."""
+"""The least number of images for precision and recall."""
 ROWS = 1000
-"""How many rows of a matrix of distances are in memory at once."""
+"""Number of rows of a distance matrix in memory at a time."""
 
 
 def fid(a: Tensor, b: Tensor) -> float:
@@ -27,10 +27,10 @@ def fid(a: Tensor, b: Tensor) -> float:
 
 
 def svd_fid(a: Tensor, b: Tensor) -> float:
-    """The paper's released code's "FID": U sqrt(S) V of the singular value decomposition in place of the matrix root.
+    """The paper's released code's "FID": U sqrt(S) V of the singular value decomposition instead of the matrix root.
 
-    That is the root of a symmetric positive matrix. The product of two covariances is not symmetric: its trace comes
-    out too small, and the distance too large.
+    This is the root of a symmetric positive matrix. The product of two covariances is not symmetric, so the trace is
+    too small and the distance too large.
     """
     one, two = fid_features_to_statistics(a.double()), fid_features_to_statistics(b.double())
     difference = one["mu"] - two["mu"]
@@ -46,7 +46,7 @@ def trace_of_svd_root(matrix: np.ndarray) -> float:
 
 def kid(a: Tensor, b: Tensor, subset_size: int, subsets: int, seed: int) -> float:
     """Unbiased squared MMD with the kernel (x.y / F + 1)^3 (Binkowski et al. 2018), mean over random subsets."""
-    one, two = a.double(), b.double()  # a small difference of large sums: in float32 their order would show
+    one, two = a.double(), b.double()  # in float32 this small difference of large sums would depend on their order
     found = kid_features_to_metric(
         one, two, kid_subset_size=subset_size, kid_subsets=subsets, rng_seed=seed, verbose=False
     )
@@ -56,7 +56,7 @@ def kid(a: Tensor, b: Tensor, subset_size: int, subsets: int, seed: int) -> floa
 def precision_recall(generated: Tensor, real: Tensor) -> tuple[float, float]:
     """Share of generated images near a real one, and of real ones near a generated one (Kynkaanniemi et al. 2019).
 
-    Near is within the distance to that image's third nearest neighbour of its own kind.
+    An image is near if it is within the distance to the other image's third nearest neighbour of its own kind.
     """
     found = prc_features_to_metric(
         generated, real, prc_neighborhood=NEIGHBOURS, prc_batch_size=ROWS, save_cpu_ram=True, verbose=False

@@ -1,6 +1,6 @@
 """Synaptic operations, counted on real passes, in millijoules.
 
-``docs/energy.md`` has the formula and what it leaves out.
+``docs/energy.md`` has the formula and its limits.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ PJ_PER_MAC, PJ_PER_ACCUMULATE = 4.6, 0.9
 
 @dataclass
 class Synapse:
-    """What went through one synapse in a number of passes, each of one image.
+    """Counts of one synapse over a number of passes of one image each.
 
-    ``spikes`` (C, H, W) or (C,) counts the spikes that came in at each place, over all passes and steps; None for a
-    current that is the same at every step. ``fired`` and ``neurons`` are those of the layer behind it, summed over
-    passes and steps, none behind a last map that is only read out. Where ``leaky``, the last map's sum over time leaks.
+    ``spikes`` (C, H, W) or (C,) counts the incoming spikes at each position, over all passes and steps. It is None for
+    a current that is the same at every step. ``fired`` and ``neurons`` are those of the layer after the synapse, summed
+    over passes and steps. A last map has no neurons. With ``leaky``, the last map's sum over time leaks.
     """
 
     module: nn.Module
@@ -53,12 +53,12 @@ class Synapse:
             self.spikes = counts if self.spikes is None else self.spikes + counts
 
     def row(self, images: int) -> dict[str, float | None]:
-        """Rates, and operations per image of ``images`` that were drawn in all passes.
+        """Rates, and operations per image, if all passes together drew ``images`` images.
 
-        Columns ``strict_`` add what the field's count leaves out, by the convention of Lemaire et al. 2022
+        Columns ``strict_`` add operations that the field's count leaves out, by the convention of Lemaire et al. 2022
         (arXiv:2210.13107). A constant current is multiplied at every step. A neuron takes a MAC at every step for its
-        leak, and an accumulate at every spike for its reset. A bias takes an accumulate at every step, or one in all in
-        an ANN. Batch normalisation, folded into the weights, is a bias.
+        leak, and an accumulate at every spike for its reset. A bias takes an accumulate at every step, or one in total
+        in an ANN. Batch normalisation is folded into the weights and counts as a bias.
         """
         dense = connections(self.module, self.shape)
         calls = self.passes / images
@@ -97,7 +97,7 @@ class Synapse:
 
 
 def energy_mj(macs: float, accumulates: float = 0.0) -> float:
-    """Millijoules of so many operations."""
+    """Millijoules of these numbers of operations."""
     return (macs * PJ_PER_MAC + accumulates * PJ_PER_ACCUMULATE) * 1e-9
 
 
@@ -119,7 +119,8 @@ def out_shape(synapse: nn.Module, shape: Sequence[int]) -> tuple[int, ...]:
 
 
 def connections(synapse: nn.Module, shape: Sequence[int]) -> int:
-    """MACs of a dense pass of an input (C, H, W) or (C,), padding counted as profilers do; none without a synapse."""
+    """MACs of a dense pass of an input (C, H, W) or (C,), with padding counted as in profilers, or 0 without a
+    synapse."""
     if isinstance(synapse, nn.Identity):
         return 0
     if isinstance(synapse, PositionSynapse):
@@ -127,13 +128,14 @@ def connections(synapse: nn.Module, shape: Sequence[int]) -> int:
     if isinstance(synapse, nn.Linear):
         return synapse.in_features * synapse.out_features
     assert isinstance(synapse, nn.Conv2d | nn.ConvTranspose2d)
-    # every output position asks a whole kernel, every input of a transposed one
+    # every output position needs a whole kernel; in a transposed convolution every input position does
     asking = out_shape(synapse, shape) if isinstance(synapse, nn.Conv2d) else shape
     return prod(asking[1:]) * prod(synapse.kernel_size) * synapse.in_channels * synapse.out_channels // synapse.groups
 
 
 def fan_out(synapse: nn.Module, spikes: Tensor) -> float:
-    """Additions that spikes, counted by place (C, H, W) or (C,), cause in ``synapse``: none of them in the padding."""
+    """Additions that spikes, counted by position (C, H, W) or (C,), cause in ``synapse``, without those in the
+    padding."""
     if isinstance(synapse, PositionSynapse):
         return float(spikes.sum()) * synapse.weight.shape[-1]
     if isinstance(synapse, nn.Linear):
@@ -150,17 +152,17 @@ def fan_out(synapse: nn.Module, spikes: Tensor) -> float:
 
 @dataclass
 class Counter:
-    """Synapses by (stage, layer), filled while ``counting`` is open; ``images`` is what each stage was used for."""
+    """Synapses by (stage, layer), filled inside ``counting``. ``images`` is the number of images of each stage."""
 
     synapses: dict[tuple[str, str], Synapse] = field(default_factory=dict)
     images: dict[str, int] = field(default_factory=dict)
 
     @contextmanager
     def counting(self, images: int, **stages: nn.Module) -> Iterator[None]:
-        """Count in every spiking layer of ``stages``, and in the last map that reads out their spikes, while they are
-        used for so many images.
+        """Count in every spiking layer of ``stages``, and in the last map after them, while they process ``images``
+        images.
 
-        Our CPU kernels are switched off meanwhile: they pass by the modules at which is counted.
+        Our CPU kernels are switched off inside, because they bypass the modules whose calls are counted.
         """
         self.images |= dict.fromkeys(stages, images)
         hooks = []
@@ -183,7 +185,7 @@ class Counter:
         def before(_: nn.Module, args: tuple[Tensor], options: dict[str, Any]) -> None:
             x, constant = args[0], options.get("steps") is not None
             steps, passes = (options["steps"], len(x)) if constant else x.shape[:2]
-            if isinstance(layer.synapse, nn.Identity):  # what comes in is a current already
+            if isinstance(layer.synapse, nn.Identity):  # the input is already a current
                 x, constant = x if constant else x[0], True
             self._at(stage, name, layer.synapse, steps).see(x, passes, constant)
 
@@ -207,7 +209,7 @@ class Counter:
         return self.synapses.setdefault((stage, layer or stage), Synapse(module, steps, leaky))
 
     def table(self) -> pd.DataFrame:
-        """One row per synapse, what it does for one image."""
+        """One row per synapse, with its operations for one image."""
         return pd.DataFrame(
             {"stage": stage, "layer": layer, **synapse.row(self.images[stage])}
             for (stage, layer), synapse in self.synapses.items()
@@ -221,8 +223,8 @@ NOT_COUNTED = (nn.Conv1d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose3d, nn.
 def count(module: nn.Module, *inputs: Any, images: int, steps: int) -> pd.DataFrame:
     """Operations of a spiking network of your own, made of SpikingJelly's or PyTorch's layers: one row for each layer.
 
-    Calls ``module(*inputs)`` once, which processes so many ``images`` in so many time ``steps`` each. Layers may be in
-    SpikingJelly's step mode ``m`` or be called once a step. Reset the network before.
+    Calls ``module(*inputs)`` once. The call must process ``images`` images in ``steps`` time steps each. Layers may be
+    in SpikingJelly's step mode ``m`` or be called once a step. Reset the network before.
 
     Columns are per image: ``macs`` for inputs with other values than 0 and 1, ``accumulates`` and ``synops`` for spikes
     (docs/energy.md), ``mj``, and ``ann_mj`` of the same layer with real values and one time step.
@@ -259,10 +261,10 @@ def count(module: nn.Module, *inputs: Any, images: int, steps: int) -> pd.DataFr
 
 
 def last_maps(module: nn.Module, layer: SpikingLayer) -> Iterator[tuple[str, nn.Module, bool]]:
-    """Maps without neurons in ``module`` that the spikes of ``layer`` go into, where only their geometry counts, and
-    whether their sum over time leaks.
+    """Maps without neurons in ``module`` that get the spikes of ``layer``, and whether their sum over time leaks. Only
+    their geometry counts.
 
-    The networks apply them once to a sum of spikes over time, which is the same; hardware adds at every spike.
+    The networks apply them once to a sum of spikes over time. Hardware adds at every spike, with the same result.
     """
     for owner, part in module.named_modules():
         if isinstance(part, SDID):
@@ -288,7 +290,7 @@ def last_maps(module: nn.Module, layer: SpikingLayer) -> Iterator[tuple[str, nn.
 
 
 ENCODING = ("encoder", "into_latent", "posterior")
-"""Stages that turn an image into its code; all others are needed to draw one."""
+"""Stages that turn an image into its code. All others are needed to draw an image."""
 SUMMED = (
     *("macs", "accumulates", "synops", "mj", "ann_macs", "ann_mj"),
     *("strict_macs", "strict_accumulates", "strict_mj", "strict_ann_mj"),
@@ -296,7 +298,8 @@ SUMMED = (
 
 
 def totals(table: pd.DataFrame) -> dict[str, float | None]:
-    """Sums over the layers that draw an image, each stage's millijoules, and those of encoding one."""
+    """Sums over the layers that draw an image, the millijoules of each stage, and the millijoules of encoding an
+    image."""
     encoding = table["stage"].isin(ENCODING)
     drawing, fired = table[~encoding], (table["firing_rate"] * table["neurons"])[~encoding].sum()
     sums = {key: float(drawing[key].sum()) for key in SUMMED}

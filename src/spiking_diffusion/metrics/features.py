@@ -1,8 +1,8 @@
 """Feature spaces as torch-fidelity's extractors, and features of images in them.
 
 All take uint8 (B, 3, H, W) and are registered under their ``NAME``, so that ``torch_fidelity.calculate_metrics`` can
-be asked for the same numbers. torch-fidelity's cache of features and statistics, which knows neither weights nor
-number of images, is never used.
+compute the same numbers. torch-fidelity's cache of features and statistics is never used, because its keys have neither
+weights nor numbers of images.
 """
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ from spiking_diffusion.metrics.classifier import load_judges
 from spiking_diffusion.metrics.inception import read_weights
 
 SIDE = 299
-"""Height and width that Inception networks take."""
+"""Height and width of inputs of Inception networks."""
 
 
 class ClassifierFeatures(FeatureExtractorBase):
-    """Penultimate layers of a dataset's own classifiers, one after the other; ``joined`` has them side by side."""
+    """Penultimate layers of a dataset's own classifiers, one by one. ``joined`` concatenates them."""
 
     NAME = "dataset-classifier"
     says = "penultimate layers of the classifiers of the dataset"
@@ -61,14 +61,15 @@ class ClassifierFeatures(FeatureExtractorBase):
 
 
 class InceptionFeatures(FeatureExtractorInceptionV3):
-    """torch-fidelity's ``inception-v3-compat``, whose own loader would run what is pickled in the file of weights."""
+    """torch-fidelity's ``inception-v3-compat`` with a safe loader. Its own loader would run code that is pickled in the
+    file."""
 
     NAME = "inception-v3-unpickled"
     says = "inception-v3-compat of torch-fidelity, 2048"
 
     def __init__(self, name: str, features_list: list[str], feature_extractor_weights_path: str, **kwargs: Any) -> None:
         copy = io.BytesIO()
-        torch.save(read_weights(Path(feature_extractor_weights_path)), copy)  # now it is a file of our own
+        torch.save(read_weights(Path(feature_extractor_weights_path)), copy)  # a file that we wrote is safe to unpickle
         copy.seek(0)
         try:
             super().__init__(name, features_list, copy, **kwargs)
@@ -77,7 +78,7 @@ class InceptionFeatures(FeatureExtractorInceptionV3):
 
 
 class CleanInceptionFeatures(InceptionFeatures):
-    """The same network on images at 32x32 that are enlarged as clean-fid does (Parmar et al., arXiv:2104.11222)."""
+    """The same network on images at 32x32, enlarged as in clean-fid (Parmar et al., arXiv:2104.11222)."""
 
     NAME = "inception-v3-clean32"
     says = "inception-v3-compat of torch-fidelity, 2048, images at 32x32 enlarged as clean-fid does"
@@ -91,10 +92,10 @@ class CleanInceptionFeatures(InceptionFeatures):
 
 
 class ImageNetFeatures(FeatureExtractorBase):
-    """Pooled features of torchvision's Inception, fed as the paper's released code feeds it.
+    """Pooled features of torchvision's Inception, with the preprocessing of the paper's released code.
 
-    Images in [0, 1] are enlarged bilinearly and spread to [-1, 1], which the network then takes for images normalised
-    by ImageNet's mean and deviation and rescales once more.
+    Images in [0, 1] are enlarged bilinearly and rescaled to [-1, 1]. The network expects images normalised by
+    ImageNet's mean and deviation and rescales them again.
     """
 
     NAME = "torchvision-inception-v3"
@@ -133,14 +134,15 @@ for extractor in EXTRACTORS:
 
 def _other_network(path: str, error: RuntimeError) -> UserError:
     return UserError(
-        f"{path} holds weights of another network ({' '.join(str(error).split())[:200]}): name another in params.yaml"
+        f"{path} has weights of another network ({' '.join(str(error).split())[:200]}): name another in params.yaml"
     )
 
 
 def clean_resize(image: Tensor) -> Tensor:
-    """uint8 (C, H, W) -> float (C, 299, 299) in [0, 255], by way of 32x32.
+    """uint8 (C, H, W) -> float (C, 299, 299) in [0, 255], through 32x32.
 
-    To 32x32 as data loaders do it, bilinear and rounded; from there as clean-fid, bicubic on each channel's floats.
+    The first step is bilinear and rounded, as in data loaders. The second is bicubic on each channel's floats, as in
+    clean-fid.
     """
     channels = []
     for channel in image.numpy():
@@ -151,7 +153,7 @@ def clean_resize(image: Tensor) -> Tensor:
 
 
 class RGBImages(Dataset[Tensor]):
-    """What torch-fidelity asks for: uint8 (3, H, W); grey images get three equal channels."""
+    """Images as torch-fidelity needs them: uint8 (3, H, W). Grey images get three equal channels."""
 
     def __init__(self, images: Tensor) -> None:
         self.images = images
@@ -164,9 +166,9 @@ class RGBImages(Dataset[Tensor]):
 
 
 class Features:
-    """Feature spaces ready for use, one for each network of an extractor.
+    """Feature spaces, one for each network of an extractor.
 
-    ``spaces(images)`` of uint8 (N, C, H, W) has a float32 (N, F) for each, on the CPU.
+    ``spaces(images)`` of uint8 (N, C, H, W) returns a float32 (N, F) for each network, on the CPU.
     """
 
     def __init__(self, extractor: type[Any], weights: Path, batch_size: int, device: torch.device) -> None:

@@ -1,4 +1,4 @@
-"""The ImageNet networks of the Inception protocols: where their weights are found, and how they are read."""
+"""The ImageNet networks of the Inception protocols: finding their weights and reading them."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ from spiking_diffusion.data.sources import obtain
 from spiking_diffusion.errors import UserError, refused
 
 INCEPTION = "SPIKING_DIFFUSION_INCEPTION"
-CACHE = Path("work/downloads/inception.weights")  # a dot: no dataset's name
+CACHE = Path("work/downloads/inception.weights")  # the dot keeps it apart from datasets' names
 log = logging.getLogger(__name__)
 
 
 class UnavailableError(Exception):
-    """Why a number cannot be had here and now, and what would help; no reason for a run to fail."""
+    """A number is not available, with the reason and the remedy. The run continues."""
 
 
 def find_weights(network: str, file: Weights) -> Path:
-    """A file that hashes to ``file.sha256``.
+    """A file with the hash ``file.sha256``.
 
     Tried in order: ``$SPIKING_DIFFUSION_INCEPTION``, a folder with the networks' files or the file of ``fid``; the path
-    in params.yaml, or what a download left in ``work/``, the mirror, and the URLs. Raises UnavailableError if none of
-    the latter can be reached, UserError if a file that was named is not there or not the right one.
+    in params.yaml; or an earlier download in ``work/``, the mirror, and the URLs. Raises UnavailableError if no
+    download is possible. Raises UserError if a named file is missing or has another hash.
     """
     name = Path(file.path).name if isinstance(file, PinnedFile) else file.name
     given = Path(os.environ[INCEPTION]) if os.environ.get(INCEPTION) else None
@@ -47,35 +47,35 @@ def find_weights(network: str, file: Weights) -> Path:
         found = artifacts.sha256(given)
         if found != file.sha256:
             raise UserError(
-                f"{given} is not what inception.{network} asks for (its sha256 is {found}, not {file.sha256}): "
+                f"{given} is not the file of inception.{network} (its sha256 is {found}, not {file.sha256}): "
                 f"name another by {INCEPTION} or in params.yaml"
             )
         return given
     assert not isinstance(file, PinnedFile)
     try:
         CACHE.mkdir(parents=True, exist_ok=True)
-        with FileLock(CACHE / ".lock"):  # of jobs at once, one downloads
+        with FileLock(CACHE / ".lock"):  # only one of several jobs downloads
             return obtain("inception", file, CACHE).path
     except OSError as error:
         raise refused(f"cannot lock {CACHE}", error) from error
     except UserError as error:
         log.warning("%s", error)
-        # nothing of `error`, which words a dead network differently each time
+        # without `error`, because its words for a dead network differ each time
         raise UnavailableError(
-            f"weights {name} could not be downloaded: give them by {INCEPTION} and evaluate again"
+            f"weights {name} could not be downloaded: set {INCEPTION} to a folder that has them and evaluate again"
         ) from None
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:
-    """Tensors by name out of a ``.pth`` file, without running what may be pickled in it.
+    """Tensors by name from a ``.pth`` file, without running pickled code.
 
-    Raises UserError if there is anything but tensors in it.
+    Raises UserError if the file contains anything but tensors.
     """
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
         if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
-            raise ValueError("it holds other things than tensors by name")
-    except Exception as error:  # pickle, zipfile and torch each have their own
+            raise ValueError("it contains more than named tensors")
+    except Exception as error:  # pickle, zipfile and torch each have their own exceptions
         reason = " ".join(str(error).split())[:200]
-        raise UserError(f"{path} is no file of weights ({reason}): name another in params.yaml") from error
+        raise UserError(f"{path} is not a file of weights ({reason}): name another in params.yaml") from error
     return state

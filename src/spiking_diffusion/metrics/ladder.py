@@ -1,4 +1,4 @@
-"""Impostors: sets of images made from real ones, whose order a person would know. They judge the judge."""
+"""Impostors: sets of images made from real ones, in an order that a person can give. They test the judges."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from torch.nn import functional as F
 from spiking_diffusion.data.images import to_uint8, to_unit
 
 REPEATED, BLOCKS = 50, 4
-"""Images that are repeated, and blocks along each side of an image that are shuffled."""
+"""Number of repeated images, and number of shuffled blocks along each side of an image."""
 
 
 def impostors(images: Tensor, labels: Tensor, n: int, noise: torch.Generator) -> dict[str, Tensor]:
     """Sets of ``n`` images each, from the most to the least like ``images`` (N, C, H, W) uint8, with real ones first.
 
-    Without labels, which are all equal then, halves of one class are halves of any two images.
+    Without labels, halves of one class are halves of any two images.
     """
 
     def draw(size: int) -> Tensor:
@@ -41,13 +41,13 @@ def impostors(images: Tensor, labels: Tensor, n: int, noise: torch.Generator) ->
 
 
 def halves(above: Tensor, below: Tensor) -> Tensor:
-    """The upper half of each image of one set on the lower half of the other's, (N, C, H, W)."""
+    """The upper halves of one set's images on the lower halves of the other's, (N, C, H, W)."""
     middle = above.shape[2] // 2
     return torch.cat([above[:, :, :middle], below[:, :, middle:]], dim=2)
 
 
 def shuffled(images: Tensor, noise: torch.Generator) -> Tensor:
-    """Images (N, C, H, W) cut into BLOCKS x BLOCKS blocks, which change places in each image by itself."""
+    """Images (N, C, H, W) cut into BLOCKS x BLOCKS blocks, which are shuffled in each image separately."""
     n, channels, height, width = images.shape
     y, x = height // BLOCKS, width // BLOCKS
     blocks = images.unfold(2, y, y).unfold(3, x, x).flatten(2, 3)  # (N, C, blocks, y, x)

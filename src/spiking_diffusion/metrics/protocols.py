@@ -1,4 +1,4 @@
-"""The protocols of ``docs/evaluation.md``: each a named set of numbers that compare with no other's."""
+"""The protocols of ``docs/evaluation.md``. Numbers compare only within a protocol."""
 
 from __future__ import annotations
 
@@ -30,8 +30,9 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Protocol:
-    """``generated`` images, all of them or, if not ``exact``, at most so many, against images of ``real`` splits,
-    of which ``first`` many count. ``fid_features`` and ``kid_features`` are (extractor, its weights)."""
+    """Compares ``generated`` images with images of the ``real`` splits. If not ``exact``, fewer generated images are
+    allowed. With ``first``, only that many real images count. ``fid_features`` and ``kid_features`` are (extractor, its
+    weights)."""
 
     fid_features: tuple[type[Any], str]
     kid_features: tuple[type[Any], str]
@@ -43,11 +44,11 @@ class Protocol:
 
     @property
     def networks(self) -> tuple[str, str]:
-        """Whose weights it takes."""
+        """The networks whose weights it needs."""
         return self.fid_features[1], self.kid_features[1]
 
     def settings(self, kid_subsets: int) -> str:
-        """All that its numbers depend on beside the images, in words."""
+        """What its numbers depend on except the images, in words."""
         ours, kids = self.fid_features[0].says, self.kid_features[0].says
         root = "SVD" if self.fid is distances.svd_fid else "eigenvalues"
         first = f"the first {self.first} of " if self.first else ""
@@ -69,16 +70,16 @@ PROTOCOLS: dict[config.Protocol, Protocol] = {
     "classifier": Protocol(_OWN, _OWN, 10_000),
 }
 INCEPTION_BATCH = 50
-"""An image takes some 20 MB on its way through an Inception network."""
+"""An image needs some 20 MB inside an Inception network."""
 
 
 @dataclass(frozen=True)
 class Images:
-    """What a run is measured on, all uint8 (N, C, H, W).
+    """The images of a measurement, all uint8 (N, C, H, W).
 
-    ``reconstructed`` are the test images after encoder and decoder, ``perfect`` as many training images as are
-    generated: what a perfect prior would draw. There are none of either for images that another program made.
-    ``real`` is by split.
+    ``reconstructed`` are the test images after encoder and decoder. ``perfect`` are as many training images as
+    generated ones after encoder and decoder, which is what a perfect prior would draw. Both are missing for images of
+    another program. ``real`` is by split.
     """
 
     generated: Tensor
@@ -95,10 +96,10 @@ def measure(
     seed: int,
     device: torch.device,
 ) -> tuple[dict[str, Any], dict[str, str]]:
-    """Columns of all protocols, and the hash of each Inception network's file that they rest on.
+    """Columns of all protocols, and the hash of each Inception network's file that was used.
 
-    Where a protocol cannot be had, its numbers are None and ``{protocol}_reason`` says why; of one that was not asked
-    for there is the reason alone.
+    If a protocol is not available, its numbers are None and ``{protocol}_reason`` says why. A protocol that was not
+    requested has only the reason.
     """
     row: dict[str, Any] = {}
     weights, missing = _find(settings.protocols, inception)
@@ -123,7 +124,7 @@ def measure(
 def _find(
     names: Iterable[config.Protocol], inception: config.Inception
 ) -> tuple[dict[str, Path], dict[str, UnavailableError]]:
-    """Files of the Inception networks that protocols need, each sought once; and why, of those that cannot be had."""
+    """Files of the Inception networks that protocols need, and reasons for those that are not available."""
     weights, missing = {}, {}
     for kind in sorted({kind for name in names for kind in PROTOCOLS[name].networks} - {"classifier"}):
         try:
@@ -137,7 +138,7 @@ COLUMNS = (
     *("fid", "kid", "reconstruction_fid", "perfect_prior_fid", "train_test_fid", "precision", "recall"),
     *("n_generated", "n_real", "n_reconstructed", "n_perfect_prior", "n_train_test", "kid_subset_size", "settings"),
 )
-"""What each protocol's columns are called behind its name."""
+"""The columns of each protocol, without its name in front."""
 
 
 def _measure(
@@ -151,11 +152,11 @@ def _measure(
     protocol = PROTOCOLS[name]
     generated = images.generated[: protocol.generated]
     again = images.reconstructed[: protocol.first] if protocol.first else images.reconstructed
-    if len(again) > protocol.generated:  # in an order by chance: some test sets are in that of their classes
+    if len(again) > protocol.generated:  # in random order, because some test sets are in the order of their classes
         order = torch.randperm(len(again), generator=generator("cpu", seed, "reconstructed"))
         again = again[order[: protocol.generated].sort().values]
     real = torch.cat([images.real[split] for split in protocol.real])[: protocol.first]
-    # other real images in the place of generated ones, as many of them: what a perfect model could hope for
+    # other real images instead of generated ones, as many of them: the best score a perfect model could get
     floor = images.real["test" if "train" in protocol.real else "train"]
     floor = floor[torch.randperm(len(floor), generator=generator("cpu", seed, "floor"))[: len(generated)]]
     wanted = {
@@ -164,7 +165,7 @@ def _measure(
     }
     for kind, number in (("generated", len(generated)), ("real", min(len(real), len(floor)))):
         if number < wanted[kind]:
-            raise UnavailableError(f"it takes {wanted[kind]:,} {kind} images, there are {number:,}")
+            raise UnavailableError(f"it needs {wanted[kind]:,} {kind} images, and there are {number:,}")
 
     def space(extractor: type[Any], kind: str) -> Features:
         batch = settings.batch_size if kind == "classifier" else min(settings.batch_size, INCEPTION_BATCH)
@@ -178,7 +179,7 @@ def _measure(
         log.warning("%s: KID's subsets have %d images, not %d", name, subset, settings.kid_subset_size)
     if min(len(generated), len(real)) <= ours[0].shape[1]:
         log.warning(
-            "%s: %d generated and %d real images in %d dimensions: covariances are singular and FID is too high; "
+            "%s: %d generated and %d real images in %d dimensions: covariances are singular and FID is too high: "
             "compare it at equal numbers only",
             *(name, len(generated), len(real), ours[0].shape[1]),
         )
@@ -227,6 +228,6 @@ def compare_kid(
 
 
 def over_networks(key: str, values: Sequence[float]) -> dict[str, float]:
-    """The mean of a number over the networks that gave it, and its deviation where there are several."""
+    """The mean of a number over the networks, and its deviation if there are several."""
     deviation = {f"{key}_deviation": statistics.stdev(values)} if len(values) > 1 else {}
     return {key: statistics.fmean(values), **deviation}

@@ -1,4 +1,4 @@
-"""What the reader, a calibrated classifier that no FID uses, says of images."""
+"""How the reader, a calibrated classifier that no FID uses, judges images."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from spiking_diffusion.metrics.classifier import CERTAIN, load_judges
 
 
 class Reader:
-    """The reader in a file of judges, ready for images (N, C, H, W) uint8."""
+    """The reader from a file of judges, for images (N, C, H, W) uint8."""
 
     def __init__(self, path: Path, batch_size: int, device: torch.device) -> None:
         self.judges, self.batch_size, self.device = load_judges(path, device), batch_size, device
@@ -27,7 +27,7 @@ class Reader:
 
 
 def legible(probabilities: Tensor) -> float:
-    """The share of images that the reader gives to one class with more than CERTAIN."""
+    """The share of images to which the reader gives one class with a probability above CERTAIN."""
     return float((probabilities.amax(1) > CERTAIN).double().mean())
 
 

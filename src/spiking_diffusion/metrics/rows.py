@@ -1,4 +1,4 @@
-"""The files with a run's metrics: numbers, which DVC compares, and notes in words beside them."""
+"""The files with a run's metrics: numbers, which DVC compares, and notes in words."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ COUNTS = (
     "n_train_test",
     "kid_subset_size",
 )
-"""Numbers that are settings, not results. Those of a protocol or of a network have its name before them."""
+"""Numbers that are settings, not results. If they belong to a protocol or a network, they begin with its name."""
 
 
 def write_row(run: str, row: dict[str, Any]) -> None:
-    """Write ``results/metrics/{run}.json`` with the results, which are numbers, and all the rest to its notes.
+    """Write the results, which are numbers, to ``results/metrics/{run}.json``, and everything else to its notes.
 
-    Numbers that are missing are None in the notes, with ``{protocol}_reason``.
+    Missing numbers are None in the notes, with ``{protocol}_reason``.
     """
     results = {key for key, value in row.items() if isinstance(value, int | float) and not key.endswith(COUNTS)}
     artifacts.write_json(paths.notes_path(run), {key: row[key] for key in row.keys() - results})
@@ -31,7 +31,7 @@ def write_row(run: str, row: dict[str, Any]) -> None:
 
 
 def read_row(run: str) -> dict[str, Any]:
-    """Both files in one. Raises UserError if one is missing, damaged, or lacks what every row has."""
+    """The content of both files. Raises UserError if a file is missing, damaged, or lacks a required column."""
     found: dict[str, Any] = {}
     for path in (paths.metrics_path(run), paths.notes_path(run)):
         part = artifacts.read_json(path)

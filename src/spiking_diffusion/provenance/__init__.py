@@ -1,1 +1,2 @@
-"""Upkeep of files: taking over those that DVC brought, hashing all again, removing those that nothing names."""
+"""Upkeep of files: ``sync`` for files that DVC brought, ``verify`` for all hashes, ``prune`` for unused files, and
+``status``."""

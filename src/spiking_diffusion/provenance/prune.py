@@ -13,13 +13,13 @@ from spiking_diffusion.graph.jobs import jobs
 
 
 def orphans(params: Params) -> list[Path]:
-    """Files that the pipeline made for names that are gone. Other folders are left alone."""
-    names: dict[Path, set[str]] = defaultdict(set)  # what may stand first in a file's or folder's name, by folder
+    """Files that the pipeline made for names that no longer exist. Other folders are not touched."""
+    names: dict[Path, set[str]] = defaultdict(set)  # the allowed first parts of names of files and folders, by folder
     for job in jobs(params):
         for path in (job.settings_file, *job.outputs):
             for top in ("results", "work/provenance"):
                 names[Path(top, path.parts[1])].add(_name(path.parts[2]))
-    # a dataset and a run can have one name, so each rule has its own; those of rules that are gone are left alone
+    # a dataset and a run can have the same name, so each rule has its own names; files of unknown rules stay
     for job in jobs(params):
         of_suite = job.spec.over == "suites"  # results/figures/quick-losses.png -> logs/figure/quick-losses.log
         for folder in ("logs", "benchmarks"):
@@ -32,7 +32,7 @@ def orphans(params: Params) -> list[Path]:
         for entry in folder.iterdir()
         if _name(entry.name) not in allowed and entry.name != ".gitignore"
     ]
-    # datasets' folders have no dot, runs' have a folder for each of their networks
+    # folders of datasets have no dot, and those of runs have a folder for each network
     found += [path for path in Path().glob("work/downloads/*/") if path.name not in params.datasets and not path.suffix]
     marks = {"sampling.json", *(model for family in FAMILIES.values() for model in family.networks)}
     found += [
@@ -46,11 +46,11 @@ def orphans(params: Params) -> list[Path]:
 
 
 def _made() -> set[tuple[Path, str]]:
-    """Folders and first parts of the names of all files below ``results`` that settings files there speak of."""
+    """Folders and first parts of the names of all files below ``results`` that settings files mention."""
     made = set()
     for settings in Path("results").rglob("*.settings.json"):
         said = {}
-        with contextlib.suppress(UserError):  # damaged: it speaks of itself alone
+        with contextlib.suppress(UserError):  # a damaged file mentions only itself
             said = artifacts.read_json(settings)
         outputs = said.get("outputs", {}) if isinstance(said, dict) else {}
         made |= {(path.parent, _name(path.name)) for path in (settings, *map(Path, outputs))}
@@ -58,7 +58,7 @@ def _made() -> set[tuple[Path, str]]:
 
 
 def remove(files: list[Path]) -> None:
-    """Delete files, and the folders that are empty then."""
+    """Delete files, and folders that become empty."""
     for file in files:
         file.unlink(missing_ok=True)
     for folder in sorted({parent for file in files for parent in file.parents if len(parent.parts) > 1}, reverse=True):
@@ -67,5 +67,5 @@ def remove(files: list[Path]) -> None:
 
 
 def _name(part: str) -> str:
-    """The run, dataset or suite in a file's name; temporary files have it after a dot."""
+    """The run, dataset or suite in a file's name. Temporary files have it after a dot."""
     return part.lstrip(".").partition(".")[0]

@@ -1,4 +1,4 @@
-"""What of a suite is done, what is running, and what is to come, told from the files that are here."""
+"""Finished, running and waiting jobs of a suite, derived from the existing files."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from spiking_diffusion.graph.records import claim, key_of
 
 
 def status(params: Params, suite: str) -> list[str]:
-    """Lines for people: a count, a line for each running job with the last words of its log, and what is to come.
+    """Lines to print: a count, a line for each running job with the end of its log, and the waiting jobs.
 
-    A job is done if its files are here and have today's settings and code. Files are not hashed: ``verify`` does that.
+    A job is done if its files exist and have the current settings and code. Files are not hashed. ``verify`` does that.
     """
     found: dict[str, list[Job]] = defaultdict(list)
     for job in of_suite(params, suite):
@@ -25,7 +25,7 @@ def status(params: Params, suite: str) -> list[str]:
     total = sum(map(len, found.values()))
     lines = [f"{suite}: {len(found['done'])} of {total} jobs are done"]
     for job in found["running"]:
-        lines.append(f"running  {job.stage} {job.name}: {last_words(log_of(job)) or 'no word yet'} ({log_of(job)})")
+        lines.append(f"running  {job.stage} {job.name}: {last_words(log_of(job)) or 'no output yet'} ({log_of(job)})")
     for kind in ("stale", "to come"):
         stages: dict[str, list[str]] = defaultdict(list)
         for job in found[kind]:
@@ -53,7 +53,7 @@ def state(job: Job) -> str:
 
 
 def is_running(job: Job) -> bool:
-    """Whether a process that lives on this machine, or one of another machine, says that it makes the job's outputs."""
+    """Whether a live process of this machine, or a process of another machine, holds the lock of the job's outputs."""
     try:
         said = locks.holder_of(job.outputs[0]).read_text(encoding="utf-8")
     except OSError:
@@ -70,7 +70,7 @@ def is_running(job: Job) -> bool:
 
 
 def log_of(job: Job) -> Path:
-    """Where Snakemake keeps what a job says."""
+    """The log file of a job under Snakemake."""
     if job.spec.over != "suites":
         return Path("logs", job.stage, f"{job.name}.log")
     which = [option if value is True else value for option, value in job.spec.options.items()]
@@ -78,7 +78,7 @@ def log_of(job: Job) -> Path:
 
 
 def last_words(log: Path, most: int = 100) -> str:
-    """The last line of a log, cut to ``most`` characters; empty where there is none."""
+    """The last line of a log, cut to ``most`` characters, or empty if there is none."""
     try:
         lines = log.read_text(encoding="utf-8", errors="replace").split("\n")
     except OSError:

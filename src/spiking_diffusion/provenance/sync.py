@@ -1,8 +1,8 @@
-"""Snakemake's provenance after files came from elsewhere: DVC, or a stage run by hand.
+"""Snakemake's provenance for files from elsewhere: DVC, or a stage run by hand.
 
-Snakemake notes in ``.snakemake`` what made each file and compares that with params.yaml. Of files that it has no
-note of it would say "nothing to be done", whatever made them. The Snakefile therefore refuses where notes and
-settings files differ, and ``sync`` lets Snakemake note what the settings files say.
+Snakemake records in ``.snakemake`` what made each file, and compares the records with params.yaml. It trusts any file
+without a record. The Snakefile therefore stops if records and settings files disagree. ``sync`` records the settings of
+the settings files in Snakemake.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ from spiking_diffusion.graph.records import UNKNOWN, claim, doubt, key_of
 
 
 def strangers(params: Params, doubted: bool = False) -> list[Job]:
-    """Jobs with files here of which Snakemake's notes don't say what the settings beside them say.
+    """Jobs with files for which Snakemake's records disagree with the settings files.
 
-    Left out are files of a job that was killed, and, unless ``doubted``, those noted as of unknown origin: Snakemake
-    makes both again.
+    Files of killed jobs are left out, and, unless ``doubted``, files recorded as of unknown origin. Snakemake makes
+    both again.
     """
     here = [job for job in jobs(params) if job.present]
     if not here:
@@ -40,7 +40,7 @@ def strangers(params: Params, doubted: bool = False) -> list[Job]:
 
 
 def _agrees(said: dict[str, Any] | None, path: Path, note: Any, doubted: bool) -> bool:
-    """Whether Snakemake's note of a file is what the settings file says."""
+    """Whether Snakemake's record of a file agrees with the settings file."""
     if note is None or note.params is None:
         return False
     if repr(UNKNOWN) in note.params:
@@ -50,13 +50,13 @@ def _agrees(said: dict[str, Any] | None, path: Path, note: Any, doubted: bool) -
     made_from = {name: f"sha256:{digest}" for name, digest in said["inputs"].items()}
     if any(made_from.get(name, now) != now for name, now in (note.input_checksums or {}).items()):
         return False
-    # only files that were touched since are read
+    # only files that were touched since then are read
     recorded = said["outputs"].get(str(path))
     return recorded is None or note.endtime == path.stat().st_mtime or artifacts.sha256(path) == recorded
 
 
 def refuse_strangers(params: Params) -> None:
-    """Raise UserError where files lie here that Snakemake knows nothing true of."""
+    """Raise UserError if there are files for which Snakemake's records are missing or wrong."""
     if found := strangers(params):
         first, others = found[0].present[0], sum(len(job.present) for job in found) - 1
         raise UserError(
@@ -66,13 +66,13 @@ def refuse_strangers(params: Params) -> None:
 
 
 def sync(params: Params) -> list[str]:
-    """Let Snakemake note the origin of all files that came from elsewhere. Returns what became of them, in lines."""
+    """Record the origin of all files from elsewhere in Snakemake. Returns lines that report the result."""
     found = strangers(params, doubted=True)
     if not found:
         return ["nothing to do: Snakemake knows where every file comes from"]
     reasons = {job: _stale(job, doubt(job)) for job in found}
     targets = [job.present[-1].as_posix() for job in found]
-    # --force: a job that looks finished would not be noted at all
+    # --force, because Snakemake would skip a job that looks finished
     command = [
         sys.executable,
         "-m",
@@ -91,11 +91,11 @@ def sync(params: Params) -> list[str]:
     if done.returncode:
         said = " ".join((done.stderr or done.stdout).removeprefix("error: ").split()[-60:])
         raise UserError(
-            f"Snakemake could not take note of the files ({said}): fix the problem and run the same command again"
+            f"Snakemake could not record the files ({said}): fix the problem and run the same command again"
         )
     fit = [job for job in found if not reasons[job]]
     return [
-        f"{len(fit)} of {len(found)} jobs' files are what params.yaml asks for: Snakemake takes them as they are",
+        f"{len(fit)} of {len(found)} jobs' files fit params.yaml: Snakemake keeps them",
         *(
             f"{job.present[0]}: Snakemake will make it again, it is {reason}"
             for job, reason in reasons.items()
@@ -105,7 +105,7 @@ def sync(params: Params) -> list[str]:
 
 
 def _stale(job: Job, doubted: str) -> str:
-    """Why Snakemake will make a job's files again, or nothing."""
+    """Why Snakemake will make a job's files again, or an empty string."""
     if doubted:
         return f"of unknown origin ({doubted})"
     said = claim(job)

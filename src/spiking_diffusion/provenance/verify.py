@@ -1,4 +1,4 @@
-"""Hashing again all that was recorded: beside each output, in DVC's lock, and in DVC's cache, which DVC trusts."""
+"""Recompute all recorded hashes: in settings files, in DVC's lock, and in DVC's cache, which DVC itself trusts."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from spiking_diffusion.graph.records import claim, content
 
 
 def verify(params: Params) -> tuple[int, list[str]]:
-    """How many records were checked, and a line for each that does not hold. What is not here is not checked."""
+    """The number of checked records, and a line for each wrong one. Missing files are not checked."""
     checked, wrong = 0, []
     for part in (_settings(params), _weights_of_tokens(params), _dvc_outputs(), _dvc_cache()):
         for line in part:
@@ -29,14 +29,14 @@ def verify(params: Params) -> tuple[int, list[str]]:
 
 
 def _settings(params: Params) -> Iterator[str]:
-    """What each settings file says of the files beside it, and of those that they were made from."""
+    """The hashes of outputs and inputs in each settings file."""
     hashes: dict[str, str | None] = {}
     for job in jobs(params):
         if not job.present:
             continue
         said = claim(job)
         if said is None:
-            yield f"{job.settings_file}: missing, damaged or another job's, so nothing says what made {job.present[0]}"
+            yield f"{job.settings_file}: missing, damaged or another job's: unknown origin of {job.present[0]}"
             continue
         for path, recorded in [*said["outputs"].items(), *said["inputs"].items()]:
             if path not in hashes:
@@ -50,7 +50,7 @@ def _settings(params: Params) -> Iterator[str]:
 
 
 def _weights_of_tokens(params: Params) -> Iterator[str]:
-    """Tokens, and the SDID trained on them, name the VQ-SVAE that they belong to."""
+    """The hash of the VQ-SVAE in tokens, and in the SDID trained on them."""
     for run in params.runs:
         vqsvae = paths.model_path(run, "vqsvae")
         tokens, sdid = paths.tokens_path(run), paths.model_path(run, "sdid")
@@ -76,12 +76,12 @@ def _weight_source(path: Path) -> str:
     try:
         with safetensors.safe_open(path, "np") as file:
             return (file.metadata() or {}).get("made_from", "")
-    except Exception as error:  # the library's own errors have no common base
+    except Exception as error:  # the library's errors have no common base class
         raise artifacts.damaged(path, error) from error
 
 
 def _dvc_outputs() -> Iterator[str]:
-    """Outputs as ``dvc.lock`` has them."""
+    """The outputs in ``dvc.lock``."""
     for path, recorded in dvc_lock().items():
         if Path(path).is_file():
             yield "" if md5(Path(path)) == recorded else f"{path}: not the file that dvc.lock recorded"
@@ -99,18 +99,18 @@ def _dvc_cache() -> Iterator[str]:
             yield (
                 ""
                 if found == name
-                else f"{path}: damaged, its bytes hash to {found}: delete it, DVC makes or pulls it again"
+                else f"{path}: damaged, its bytes have the hash {found}: delete it, DVC makes or pulls it again"
             )
 
 
 def md5(path: Path) -> str:
-    """MD5 of a file, which is DVC's name for it."""
+    """MD5 of a file. DVC names files by it."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
 
 
 def dvc_lock() -> dict[str, str]:
-    """MD5 of each output by path, as ``dvc.lock`` has it; nothing where DVC made nothing yet."""
+    """MD5 of each output by path in ``dvc.lock``, or nothing if DVC has made nothing yet."""
     path = Path("dvc.lock")
     if not path.is_file():
         return {}
@@ -119,7 +119,7 @@ def dvc_lock() -> dict[str, str]:
         return {
             out["path"]: out["md5"] for stage in stages for out in stage.get("outs", []) if out.get("hash") == "md5"
         }
-    except Exception as error:  # a merge's markers, half a file, something else altogether
+    except Exception as error:  # merge markers, half a file, or anything else
         raise UserError(
             f"dvc.lock is damaged ({' '.join(str(error).split())[:200]}): restore it with git, or delete it "
             "and run `dvc repro`"

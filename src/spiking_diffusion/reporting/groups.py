@@ -1,4 +1,4 @@
-"""The rows of a suite as figures show them: with a title, and with what tells one from the others."""
+"""The rows of a suite for figures: with a title, and with a label that tells them apart."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from spiking_diffusion.graph.suites import rows_of
 
 @dataclass(frozen=True)
 class Group:
-    """Runs that differ only in their seed; the first is shown where there is room for one.
+    """Runs that differ only in their seed. Figures with room for one run show the first.
 
-    ``settings`` are those in which the suite's groups of this model and dataset differ.
+    ``settings`` are the settings in which the suite's groups of this model and dataset differ.
     """
 
     runs: tuple[RunSettings, ...]
@@ -26,12 +26,12 @@ class Group:
 
     @property
     def networks(self) -> Mapping[str, str]:
-        """The networks that each of its runs trained, and their titles."""
+        """The networks that each run of the group trained, and their titles."""
         return self.first.family.networks
 
     @property
     def label(self) -> str:
-        """``k = 0.5``; the run's name where settings differ in several keys, empty where in none."""
+        """``k = 0.5``, or the run's name if settings differ in several keys, or empty if they do not differ."""
         if len(self.settings) > 1:
             return self.first.name
         return "".join(f"{key.rpartition('.')[2]} = {value}" for key, value in self.settings.items())
@@ -48,13 +48,13 @@ def groups(params: Params, suite: str) -> list[Group]:
 
 
 def legend(group: Group, shown: list[Group]) -> str:
-    """What tells a group from the others shown: its label, and its dataset where there are several."""
+    """What tells a group from the others in a figure: its label, and its dataset if there are several."""
     several = len({other.first.dataset_name for other in shown}) > 1
     return ", ".join(filter(None, [group.first.dataset.title if several or not group.label else "", group.label]))
 
 
 def with_codes(of_suite: list[Group]) -> list[Group]:
-    """The groups whose models have a codebook."""
+    """The groups with models that have a codebook."""
     return [group for group in of_suite if "vqsvae" in group.networks]
 
 

@@ -1,7 +1,7 @@
 // CPU kernels of a spiking layer: a synapse that only visits spikes, and batch normalisation with LIF in one pass.
 //
-// Arrays are float32, contiguous, channels last: x[row][channel], a row being one position of one image at one step.
-// Every sum has an order of its own whatever the number of threads, so that results depend on it nowhere.
+// Arrays are float32, contiguous, channels last: x[row][channel]. A row is one position of one image at one step.
+// Every sum has a fixed order, so results do not depend on the number of threads.
 
 #include <algorithm>
 #include <cmath>
@@ -11,7 +11,7 @@
 namespace {
 
 constexpr int64_t LANES = 16, IMAGES = 32, ROWS = 1024, FEW = 16, BLOCK = 1024;
-// what one register holds: compilers keep wider vectors in memory
+// the size of one register, because compilers keep wider vectors in memory
 #if defined(__AVX512F__)
 constexpr int64_t WIDTH = 16;
 #elif defined(__AVX__)
@@ -49,7 +49,7 @@ struct Synapse {
     int64_t images, positions_in, positions_out, channels_in, channels_out, elements;
     const int32_t *start, *from, *element;
     int64_t batch;          // images of one time step
-    const uint8_t* wanted;  // null, or for each of their outputs 1 or 0: only those with 1 are computed
+    const uint8_t* wanted;  // null, or 1 or 0 for each output: only those with 1 are computed
 };
 
 void count_spikes(
@@ -77,7 +77,7 @@ void list_spikes(
             if (start[r] == start[r + 1]) continue;
             const float* row = spikes + r * channels;
             int64_t n = 0;
-            for (int64_t c = 0; c < channels; c++) found[n] = c, n += row[c] != 0;  // no branch to guess wrong
+            for (int64_t c = 0; c < channels; c++) found[n] = c, n += row[c] != 0;  // no branch to mispredict
             std::copy_n(found.data(), n, channel + start[r]);
         }
     }
@@ -160,12 +160,12 @@ void moments(const float* x, int64_t rows, int64_t channels, float* mean, float*
     for (int64_t p = 0; p < parts; p++) {
         std::vector<float> s(channels), q(channels);
         const int64_t end = std::min(rows, (p + 1) * ROWS);
-        for (int64_t first = p * ROWS; first < end; first += FEW) {  // few enough to add up in float32
+        for (int64_t first = p * ROWS; first < end; first += FEW) {  // few enough rows for float32 sums
             std::fill(s.begin(), s.end(), 0.0f);
             std::fill(q.begin(), q.end(), 0.0f);
             for (int64_t r = first; r < std::min(first + FEW, end); r++)
                 for (int64_t c = 0; c < channels; c++) {
-                    const float d = x[r * channels + c] - x[c];  // from the first row: a large mean cancels
+                    const float d = x[r * channels + c] - x[c];  // relative to the first row: a large mean cancels
                     s[c] += d;
                     q[c] += d * d;
                 }
@@ -186,18 +186,18 @@ void moments(const float* x, int64_t rows, int64_t channels, float* mean, float*
 
 // LIF neurons, Eq. 1-3: `steps` steps of `rows` rows, with current scale x + shift for each channel.
 struct Neurons {
-    int64_t steps, rows, channels, constant;  // constant: x has one step, which is every step's
+    int64_t steps, rows, channels, constant;  // constant: x has one step, which is used at every step
     float tau, threshold, reset, alpha;
     int64_t detach_reset;
-    const float* readout;  // null, or a weight for each step: then the weighted sum of the spikes stands for them
-    const uint8_t* wanted;  // null, or for each row 1 or 0: those with 0 need not be computed
+    const float* readout;  // null, or a weight for each step: then the output is the weighted sum of the spikes
+    const uint8_t* wanted;  // null, or 1 or 0 for each row: rows with 0 need not be computed
 };
 
 }  // extern "C"
 
 namespace {
 
-// A row's numbers as often as there are rows in a block, so that inner loops run over whole blocks.
+// A row's numbers, repeated for each row of a block, so that inner loops run over whole blocks.
 std::vector<float> repeat(const float* row, int64_t channels, int64_t rows) {
     std::vector<float> all;
     for (int64_t r = 0; r < rows; r++) all.insert(all.end(), row, row + channels);
@@ -218,7 +218,7 @@ void step(
     }
 }
 
-// The same, keeping the membranes h before the reset.
+// The same, and stores the membranes h before the reset.
 void charge(
     Neurons n, int64_t width, const float* __restrict x, const float* __restrict scale, const float* __restrict shift,
     float* __restrict v, float* __restrict h
@@ -230,7 +230,8 @@ void charge(
     }
 }
 
-// The gradient of one step; `v` is the gradient of the membrane after it, and then of the one before.
+// The gradient of one step. `v` is the gradient of the membrane after the step, and afterwards of the membrane before
+// it.
 void step_back(
     Neurons n, int64_t width, const float* __restrict up, const float* __restrict x, const float* __restrict mean,
     const float* __restrict h, float* __restrict v, float* __restrict out, float* __restrict sum,
@@ -286,8 +287,8 @@ void lif(const Neurons* neurons, const float* x, const float* scale, const float
     }
 }
 
-// Gradient of the current (summed over the steps where it is constant) by backpropagation through time, with the
-// membranes computed again; and for each channel its sum and its sum with x - mean.
+// Gradient of the current by backpropagation through time, with the membranes computed again. For a constant current it
+// is summed over the steps. Also, for each channel, the sum of the gradient and its sum with x - mean.
 void lif_backward(
     const Neurons* neurons, const float* x, const float* mean, const float* scale, const float* shift,
     const float* grad_spikes, float* grad, double* sum, double* sum_x, int64_t threads
@@ -315,7 +316,7 @@ void lif_backward(
                     float* h = charged.data() + t * block;
                     charge(n, width, in, a, b, v, h);
                 }
-                std::fill_n(v, width, 0.0f);  // from here on the gradient of the membrane
+                std::fill_n(v, width, 0.0f);  // from here on, v is the gradient of the membrane
                 std::fill_n(s, width, 0.0f);
                 std::fill_n(sx, width, 0.0f);
                 for (int64_t t = n.steps - 1; t >= 0; t--) {
@@ -343,7 +344,7 @@ void lif_backward(
     }
 }
 
-// grad = a grad + b x + c for each channel, in place: the way back through batch normalisation.
+// grad = a grad + b x + c for each channel, in place: the backward pass of batch normalisation.
 void affine(
     float* grad, const float* x, int64_t rows, int64_t channels, const float* a, const float* b, const float* c,
     int64_t threads

@@ -98,7 +98,7 @@ def _of_user() -> Path:
     folder.mkdir(mode=0o700, exist_ok=True)
     found = folder.lstat()
     if found.st_uid != os.getuid() or not stat.S_ISDIR(found.st_mode) or found.st_mode & 0o022:
-        raise PermissionError(f"{folder} is somebody else's, or others can write there")
+        raise PermissionError(f"{folder} belongs to another user, or others can write to it")
     return folder
 
 

@@ -1,7 +1,7 @@
-"""What each stage of the pipeline does: ``run`` in a module of its own.
+"""The work of each stage of the pipeline: ``run`` in a module of its own.
 
-``run(job)`` or, for stages that compute with torch, ``run(job, device)`` writes the job's outputs and returns what else
-to note in the settings file. ``graph.stages`` declares the stages.
+``run(job)`` or, for stages that compute with torch, ``run(job, device)`` writes the job's outputs and returns further
+entries of the settings file. ``graph.stages`` declares the stages.
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ from spiking_diffusion.graph.jobs import Job
 
 
 def make(job: Job, device: str | None = None) -> Path:
-    """Do a job and seal what it made. Returns its main output.
+    """Run a job and write its settings file. Returns its main output.
 
-    ``device`` is auto, cpu or cuda; by default it is that of params.yaml.
+    ``device`` is auto, cpu or cuda (default: that of params.yaml).
     """
     run = import_module(f"spiking_diffusion.{job.spec.module}").run
     if job.spec.gpu:

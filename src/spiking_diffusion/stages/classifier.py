@@ -23,7 +23,7 @@ log = logging.getLogger(__name__)
 
 
 def run(job: Job, device: torch.device) -> dict[str, Any]:
-    """Train the networks of a dataset one after the other, and note their test accuracies."""
+    """Train the networks of a dataset one after the other, and record their test accuracies."""
     settings, dataset = job.params.classifier, job.params.dataset(job.name)
     data = load_images(paths.data_path(job.name))
     if len(data.images["train"]) < 2:
@@ -57,9 +57,9 @@ def _train(
 ) -> None:
     """AdamW with a rate that rises and falls once (Smith and Topin, arXiv:1708.07120).
 
-    One that ``reads`` also learns what is of no one class. A sixth of its images have a rectangle of another in them,
-    with both labels by their areas (CutMix, Yun et al. 2019), and a twelfth are noise, with all labels alike (outlier
-    exposure, Hendrycks et al. 2019). It trains twice as long.
+    A network that ``reads`` also learns images that belong to no single class. A sixth of its images contain a
+    rectangle of another image, with both labels weighted by area (CutMix, Yun et al. 2019). A twelfth are noise, with
+    equal weights for all labels (outlier exposure, Hendrycks et al. 2019). It trains twice as long.
     """
     images, labels = data.images["train"].to(device), data.labels["train"].to(device)
     size = min(settings.batch_size, len(images))
@@ -73,7 +73,7 @@ def _train(
             order = torch.randperm(len(images), generator=draws)
         index, order = order[:size].to(device), order[size:]
         shown, targets = to_unit(images[index]), F.one_hot(labels[index], network.head.out_features).float()
-        if reads:  # within each batch, so that batch normalisation sees the same mixture at every step
+        if reads:  # in each batch, so that batch normalisation sees the same mixture at every step
             mixed, noisy = size // 6, size // 6 + size // 12
             shown[:mixed], targets[:mixed] = cut_and_mixed(shown[:mixed], targets[:mixed], draws)
             shown[mixed:noisy] = torch.rand(shown[mixed:noisy].shape, generator=draws).to(device)
@@ -98,7 +98,7 @@ def _train(
 
 
 def cut_and_mixed(images: Tensor, targets: Tensor, draws: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Images (B, C, H, W) with a rectangle out of another of them, and the targets (B, classes) mixed by area."""
+    """Images (B, C, H, W) with a rectangle from another image, and the targets (B, classes) mixed by area."""
     height, width = images.shape[2:]
     share, y, x = torch.rand(3, generator=draws).tolist()
     half = share**0.5 / 2  # of a side, so that areas are uniform
@@ -122,9 +122,9 @@ def _accuracy(network: Classifier, data: ImageSet, device: torch.device) -> floa
 
 
 def calibrate(logits: Tensor, data: ImageSet) -> float:
-    """The temperature, 1 to 4, at which the validation loss is lowest (Guo et al. 2017).
+    """The temperature, 1 to 4, with the lowest validation loss (Guo et al. 2017).
 
-    Less than 1 would sharpen without end where every validation image is classified correctly.
+    If every validation image is classified correctly, values below 1 would sharpen without limit.
     """
     tried = torch.logspace(0, 2, 41, base=2)
     losses = torch.stack([F.cross_entropy(logits / temperature, data.labels["validation"]) for temperature in tried])

@@ -1,6 +1,6 @@
-"""The ``energy`` stage: what drawing an image costs, by layer and in all.
+"""The ``energy`` stage: the cost of drawing an image, by layer and in total.
 
-``docs/energy.md`` has the formula and what it leaves out.
+``docs/energy.md`` has the formula and its limits.
 """
 
 from __future__ import annotations

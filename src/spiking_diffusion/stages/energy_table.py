@@ -1,4 +1,4 @@
-"""The ``energy_table`` stage: what drawing an image costs in each run of a suite."""
+"""The ``energy_table`` stage: the cost of drawing an image in each run of a suite."""
 
 from __future__ import annotations
 

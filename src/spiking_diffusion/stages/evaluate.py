@@ -28,12 +28,12 @@ from spiking_diffusion.metrics.rows import write_row
 from spiking_diffusion.randomness import generator
 
 COPIES = 1000
-"""How many images are compared with every training image."""
+"""Number of images that are compared with every training image."""
 
 
 @torch.no_grad()
 def run(job: Job, device: torch.device) -> dict[str, Any]:
-    """Measure a run, and keep its reconstructions of the test images."""
+    """Measure a run, and store its reconstructions of the test images."""
     run, settings = job.run, job.run.recipe.evaluate
     classifier = paths.classifier_path(run.dataset_name)
     data = load_images(paths.data_path(run.dataset_name))
@@ -44,7 +44,7 @@ def run(job: Job, device: torch.device) -> dict[str, Any]:
     model = load(run, device)
     own = model.numbers(job.params)
     reconstructed, errors = _reconstruct(model, test, settings.batch_size)
-    # in an order by chance: protocols take the first ones, and training images can be in the order of their classes
+    # in random order, because protocols use the first ones and training images can be in the order of their classes
     chosen = torch.randperm(len(data.images["train"]), generator=generator("cpu", run.recipe.seed, "perfect"))
     perfect = torch.cat(
         [
@@ -76,7 +76,7 @@ def run(job: Job, device: torch.device) -> dict[str, Any]:
     bad = [key for key, value in row.items() if isinstance(value, float) and not abs(value) < float("inf")]
     if bad:
         raise UserError(
-            f"{run.name}: {', '.join(bad)} came out as not finite: look at results/samples/{run.name}.npz, "
+            f"{run.name}: {', '.join(bad)} are not finite: look at results/samples/{run.name}.npz, "
             "the model may have diverged"
         )
     artifacts.write_npz(paths.reconstructions_path(run.name), {"images": reconstructed.numpy()})
@@ -85,7 +85,8 @@ def run(job: Job, device: torch.device) -> dict[str, Any]:
 
 
 def images_seen(run: RunSettings, images: int) -> dict[str, int]:
-    """How many training images all networks of a run saw, in epochs of ``images``; of several, also each network."""
+    """The number of training images that all networks of a run saw, in epochs of ``images``. With several networks,
+    also the number of each."""
     each = {network: getattr(run.recipe, network).train.epochs * images for network in run.family.networks}
     apart = {f"{network}_images_seen": seen for network, seen in each.items()} if len(each) > 1 else {}
     return {**apart, "images_seen": sum(each.values())}
@@ -94,9 +95,9 @@ def images_seen(run: RunSettings, images: int) -> dict[str, int]:
 def reading(
     sets: Images, labels: Tensor, classifier: Path, batch_size: int, device: torch.device, classes: Tensor | None = None
 ) -> dict[str, float | None]:
-    """What the reader makes of generated images, of test images and of their reconstructions.
+    """How the reader judges generated images, test images and their reconstructions.
 
-    ``class_accuracy`` is the share of generated images that it gives to those ``classes`` (N,) that were asked for.
+    ``class_accuracy`` is the share of generated images to which the reader gives the requested ``classes`` (N,).
     """
     if is_random(classifier):
         return dict.fromkeys(("legible", "class_balance", "test_legible"))
@@ -117,8 +118,8 @@ def copying(
 ) -> dict[str, float]:
     """Distances to the nearest training image, of samples and of test images: the mean, and the first percentile.
 
-    ``nearest_train`` is in the features of the first network. ``pixel`` is in pixels, where an image may be moved by
-    one. Both are of at most COPIES images. Samples far nearer than test images are copies.
+    ``nearest_train`` is in the features of the first network. ``pixel`` is in pixels, and an image may be moved by one
+    pixel. Both use at most COPIES images. Samples far nearer than test images are copies.
     """
     embed = Features(ClassifierFeatures, classifier, batch_size, device)
     known = embed(train)[0].to(device)
@@ -153,7 +154,7 @@ def _reconstruct(model: Model, images: Tensor, batch_size: int) -> tuple[Tensor,
 
 
 def _rebuilt(model: Model, images: Tensor, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
-    """Images (N, C, H, W) uint8 as floats, batch by batch, with their reconstructions, which are not clamped."""
+    """Images (N, C, H, W) uint8 as floats, batch by batch, with their unclamped reconstructions."""
     noise = generator(model.device, model.config.recipe.seed, "evaluate", "posterior")
     for part in batches(images, batch_size, model.device, f"reconstructing {model.config.name}"):
         real = to_unit(part)

@@ -19,11 +19,11 @@ from spiking_diffusion.paths import DOWNLOADS
 from spiking_diffusion.pictures import write_png
 
 FOLDERS = ("folder", "emnist-zip", "cifar-bin", "cifar-python")
-"""Formats whose files may lie unpacked in a folder."""
+"""Formats that allow unpacked files in a folder."""
 
 
 def run(job: Job) -> dict[str, Any]:
-    """Obtain, verify, split and store one dataset, with its card and its contact sheet."""
+    """Get, verify, split and store one dataset, with its card and its contact sheet."""
     name, dataset = job.name, job.params.dataset(job.name)
     found = {
         role: locate(name, role, file, dataset.format in FOLDERS)
@@ -41,14 +41,14 @@ def run(job: Job) -> dict[str, Any]:
 
 
 def _split(name: str, dataset: Dataset, arrays: Arrays) -> Arrays:
-    """Set validation images (and test images, where there are none) aside, by seed, in their original order."""
+    """Set validation images aside, and test images if the dataset has none, by seed, in their original order."""
     images, labels = arrays["train"]
     sizes = {"validation": dataset.split.validation}
     if "test" not in arrays:
         sizes["test"] = dataset.split.test
     elif dataset.split.test:
         raise UserError(
-            f"{name} brings {len(arrays['test'][0])} test images, params.yaml asks for {dataset.split.test} out of "
+            f"{name} has {len(arrays['test'][0])} test images, and params.yaml takes {dataset.split.test} more from "
             f"its training images: set datasets.{name}.split.test to 0"
         )
     if min(sizes.values()) < 1 or sum(sizes.values()) >= len(images):

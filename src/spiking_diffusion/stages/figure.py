@@ -12,13 +12,13 @@ from spiking_diffusion.reporting.style import STYLE, save_figure
 
 
 def run(job: Job) -> None:
-    """Draw a figure as PNG, SVG and PDF, and as GIF where its module can.
+    """Draw a figure as PNG, SVG and PDF, and as GIF if its module supports it.
 
-    Raises UserError if a file that it is drawn from is missing or damaged.
+    Raises UserError if one of its input files is missing or damaged.
     """
     module, kind = import_module(f"spiking_diffusion.{job.spec.draws}"), job.spec.options["kind"]
     of_suite = groups(job.params, job.name)
-    with plt.style.context(STYLE, after_reset=True):  # whatever style the user has
+    with plt.style.context(STYLE, after_reset=True):  # independent of the user's style
         figure = getattr(module, kind)(of_suite)
         for path in job.outputs:
             if path.suffix == ".gif":

@@ -1,4 +1,4 @@
-"""The ``inspect`` stage: what goes on inside a trained run, as small arrays that figures are drawn from."""
+"""The ``inspect`` stage: small arrays from inside a trained run, as inputs of figures."""
 
 from __future__ import annotations
 
@@ -21,18 +21,18 @@ from spiking_diffusion.snn import psp
 from spiking_diffusion.vqsvae import VQSVAE
 
 SAMPLES, DECODED = 16, 1000
-"""How many samples are followed from masks to images, and how many training images show what codes decode to."""
+"""Number of samples that are followed from masks to images, and of training images that show what codes decode to."""
 
 
 @torch.no_grad()
 def run(job: Job, device: torch.device) -> None:
-    """Write ``results/traces/{run}.npz``: codes as images, samples in the making, spikes of one test image.
+    """Write ``results/traces/{run}.npz``: codes as images, samples after each step, spikes of one test image.
 
     ``codes``              (K, C, 3 H/h, 3 W/w) uint8, what each code and its eight neighbours decode to on average
-    ``occurrences``        (K,) int64, of how many places that is the average; without any, ``codes`` is black
+    ``occurrences``        (K,) int64, the number of positions in that average; ``codes`` is black without any
     ``trajectory_tokens``  (T_d+1, SAMPLES, h, w) uint16, h_t at index t; K is the mask
     ``trajectory_images``  (T_d+1, SAMPLES, C, H, W) uint8, the same decoded
-    ``image``              (C, H, W) uint8, a test image, and ``reconstruction``, what comes back
+    ``image``              (C, H, W) uint8, a test image, and ``reconstruction``
     ``encoder_spikes``     (T, c, h, w) uint8 of that image, and ``encoder_psp`` float32; ``asg_spikes``, ``asg_psp``
     """
     image = load_split(paths.data_path(job.run.dataset_name), "test")[:1]
@@ -57,8 +57,8 @@ def _decode(model: SpikingDiffusion, tokens: Tensor) -> np.ndarray:
 
 def codes_in_context(tokens: np.ndarray, images: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray]:
     """Tokens (N, h, w) and the images (N, C, H, W) uint8 they decode to -> for each of ``size`` codes the mean image of
-    its cell and the eight around it, as far as they lie in the image, (size, C, 3 H/h, 3 W/w) uint8, and how often it
-    occurs (size,).
+    its cell and the eight around it, as far as they are in the image, (size, C, 3 H/h, 3 W/w) uint8, and its number of
+    occurrences (size,).
     """
     _, h, w = tokens.shape
     _, channels, height, width = images.shape
@@ -80,20 +80,20 @@ def trajectory(
 ) -> Tensor:
     """h_T_d, ..., h_0 of samples ``shape`` (B, h, w): (T_d+1, B, h, w), h_t at index t.
 
-    ``draw`` draws them by the paper's sampler, with the callback that it is given.
+    ``draw`` draws them with the paper's sampler and calls the given callback.
     """
     states = torch.full((diffusion.steps + 1, *shape), diffusion.mask)
 
     def note(tokens: Tensor, t: Tensor) -> None:
         for sample in t.nonzero().flatten().tolist():
-            states[: int(t[sample]), sample] = tokens[sample].cpu()  # until a later round takes over
+            states[: int(t[sample]), sample] = tokens[sample].cpu()  # until a later round overwrites them
 
     draw(note)
     return states
 
 
 def _trajectory(model: SpikingDiffusion, **how: Any) -> dict[str, np.ndarray]:
-    """Samples in the making, drawn as those of the run were."""
+    """Samples after each step, drawn in the same way as the run's samples."""
     noise = generator(model.device, model.config.recipe.seed, "inspect", "trajectory")
     states = trajectory(
         lambda note: model.draw_tokens(SAMPLES, noise, callback=note, **how),

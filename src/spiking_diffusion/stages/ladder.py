@@ -1,4 +1,4 @@
-"""The ``ladder`` stage: what sets of impostors score, from real images down to noise."""
+"""The ``ladder`` stage: the scores of sets of impostors, from real images down to noise."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from spiking_diffusion.metrics.reading import Reader, class_balance, legible
 from spiking_diffusion.randomness import generator
 
 MOST, SHOWN, BATCH = 10_000, 10, 250
-"""Images in a set at most, examples kept of each, and images at a time."""
+"""The most images in a set, the number of stored examples of each, and the batch size."""
 KID = (1000, 10)
 """Size and number of KID's subsets."""
 
 
 @torch.no_grad()
 def run(job: Job, device: torch.device) -> None:
-    """Measure as many impostors as there are training images, at most MOST, against the test images."""
+    """Compare impostors with the test images. There are as many as training images, and at most MOST."""
     data, judges = load_images(paths.data_path(job.name)), paths.classifier_path(job.name)
     seed, test, labels = job.params.classifier.seed, data.images["test"], data.labels["train"]
     if min(len(labels), len(test)) < distances.LEAST:

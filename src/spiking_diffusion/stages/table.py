@@ -1,4 +1,4 @@
-"""The ``table`` stage: the metrics of a suite side by side."""
+"""The ``table`` stage: the metrics of a suite in one table."""
 
 from __future__ import annotations
 

@@ -16,9 +16,9 @@ from spiking_diffusion.vqsvae.loading import load_vqsvae
 
 @torch.no_grad()
 def run(job: Job, device: torch.device) -> None:
-    """Encode all images of a run's dataset, and note the condition of each.
+    """Encode all images of a run's dataset, and store the condition of each.
 
-    A global code is the nearest of as many centres (k-means) of training images' features z^E.
+    A global code is the index of the nearest centre (k-means) of the training images' features z^E.
     """
     settings, condition, seed = job.run.recipe.vqsvae, job.run.recipe.condition, job.run.recipe.seed
     data = load_images(paths.data_path(job.run.dataset_name))
@@ -46,12 +46,13 @@ def run(job: Job, device: torch.device) -> None:
 
 
 def global_codes(features: dict[str, np.ndarray], codes: int, seed: int) -> dict[str, np.ndarray]:
-    """Features (N, F) by split -> of each the nearest of ``codes`` centres of the training images', (N,) uint16."""
+    """Features (N, F) by split -> the index of the nearest of ``codes`` centres of the training images' features, (N,)
+    uint16."""
     from sklearn.cluster import MiniBatchKMeans  # slow to import
     from threadpoolctl import threadpool_limits
 
     if len(features["train"]) < codes:
         raise UserError(f"condition.codes is {codes}, but there are only {len(features['train'])} training images")
-    with threadpool_limits(1):  # the last bits of the centres must not depend on the number of threads
+    with threadpool_limits(1):  # so that the last bits of the centres do not depend on the number of threads
         centres = MiniBatchKMeans(codes, batch_size=4096, n_init=1, random_state=seed).fit(features["train"])
         return {split: centres.predict(part).astype(np.uint16) for split, part in features.items()}

@@ -1,4 +1,4 @@
-"""What the three trainings have in common around the loop."""
+"""The common part of the three training stages."""
 
 from __future__ import annotations
 

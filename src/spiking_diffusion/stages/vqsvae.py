@@ -64,7 +64,7 @@ class VQSVAETask:
 
 
 def run(job: Job, device: torch.device) -> None:
-    """Train the VQ-SVAE of a run, or copy that of the run that is its tokenizer, and what its training took."""
+    """Train the VQ-SVAE of a run, or copy the one of its tokenizer, with the time of that training."""
     if tokenizer := job.run.tokenizer:
         for source, copy in zip(job.inputs, job.outputs, strict=True):
             artifacts.write_bytes(copy, artifacts.require(source).read_bytes())

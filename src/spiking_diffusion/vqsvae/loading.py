@@ -18,7 +18,7 @@ from spiking_diffusion.weights import load_weights
 
 @dataclass(frozen=True)
 class TokenSet:
-    """``splits[split]`` (N, h, w) int64 in [0, size), made by the VQ-SVAE whose file hashes to ``vqsvae``.
+    """``splits[split]`` (N, h, w) int64 in [0, size), made by the VQ-SVAE with the file hash ``vqsvae``.
 
     ``stamp`` identifies the settings and the code that made them. ``conditions[split]`` (N,) int64 are the images'
     conditions by the recipe's ``condition``, and empty without conditions.
