@@ -117,9 +117,17 @@ def build_parser() -> argparse.ArgumentParser:
     complete.add_argument("-n", type=int, default=8, metavar="N", help="how many completions (default: 8)")
     complete.add_argument("--out", type=Path, required=True, metavar="FILE.png", help="where to write")
     _add_how(complete)
-    export = command("export", "copy the weights of an evaluated run, with a model card -> pretrained/RUN", on["run"])
+    export = command(
+        "export",
+        "copy the weights of an evaluated run, with a model card -> pretrained/RUN; or write NIR files of a model",
+        drawn_from,
+    )
+    export.set_defaults(device="cpu")
     export.add_argument("--folder", type=Path, metavar="FOLDER", help="where to (default: pretrained/RUN)")
     export.add_argument("--half", action="store_true", help="round weights to float16, half the size")
+    export.add_argument(
+        "--nir", type=Path, metavar="DIR", help="write encoder.nir and sdid.nir here and nothing else (docs/nir.md)"
+    )
     demo = command("demo", "serve a page to play with trained models, to this machine alone", device)
     demo.add_argument("--port", type=int, default=8123, metavar="PORT", help="where (default: 8123; 0: any free port)")
     page = command("page", "write a page of the report -> work/report/SUITE/KIND.html", on["suite"])
@@ -386,6 +394,22 @@ def _demo(args: argparse.Namespace, params: Params) -> None:
             log.info("ended")
 
 
+def _export(args: argparse.Namespace, params: Params) -> None:
+    if args.nir is None:
+        from spiking_diffusion.pretrained import export
+
+        if args.pretrained:
+            raise UserError(f"--pretrained {args.pretrained} has its model card already: add --nir DIR for NIR files")
+        print(export(params, args.run, args.folder or paths.pretrained_path(args.run), args.half))
+        return
+    if args.folder or args.half:
+        other = "--folder" if args.folder else "--half"
+        raise UserError(f"{other} is for copies of the weights, --nir writes NIR files alone: leave one of them out")
+    from spiking_diffusion.exchange import write_nir
+
+    print(*write_nir(_model(args, params), args.nir), sep="\n")
+
+
 def _do(args: argparse.Namespace, params: Params) -> None:
     """The commands that make no results."""
     if getattr(args, "suite", None) is not None and args.suite not in params.suites:
@@ -407,9 +431,7 @@ def _do(args: argparse.Namespace, params: Params) -> None:
         case "inpaint":
             _on_device(STAGES["sample"], lambda: _inpaint(args, params))
         case "export":
-            from spiking_diffusion.pretrained import export
-
-            print(export(params, args.run, args.folder or paths.pretrained_path(args.run), args.half))
+            _export(args, params)
         case "demo":
             _here(args)
             _on_device(STAGES["sample"], lambda: _demo(args, params))

@@ -53,6 +53,14 @@ class ResidualSDID(nn.Module):
         p = self.shares if log_p is None else (log_p + self.shares.double().log()).softmax(0)
         return torch.multinomial(p, n, replacement=True, generator=noise)
 
+    def current(self, tokens: Tensor, t: Tensor, condition: Tensor | None = None) -> Tensor:
+        """Tokens (B, h, w) in [0, K] -> the input current (B, C, h, w) of each time step; ``forward`` has the rest."""
+        current = self.token(tokens)
+        if self.conditions:
+            none = torch.full_like(tokens[:, 0, 0], self.conditions)
+            current = current + self.condition(none if condition is None else condition)[:, None, None]
+        return current.movedim(-1, 1) + self.position
+
     def forward(
         self, tokens: Tensor, t: Tensor, where: Tensor | None = None, condition: Tensor | None = None
     ) -> Tensor:
@@ -60,11 +68,7 @@ class ResidualSDID(nn.Module):
 
         Without ``condition`` (B,) in [0, conditions] there is none. ``t`` is not read.
         """
-        current = self.token(tokens)
-        if self.conditions:
-            none = torch.full_like(tokens[:, 0, 0], self.conditions)
-            current = current + self.condition(none if condition is None else condition)[:, None, None]
-        current = current.movedim(-1, 1) + self.position
+        current = self.current(tokens, t, condition)
         for block in self.blocks:
             current = block(current, self.settings.T)
         rates = self.last(current, readout=current.new_full((self.settings.T,), 1 / self.settings.T))

@@ -39,16 +39,19 @@ class SDID(nn.Module):
     def draw_conditions(self, n: int, noise: torch.Generator, log_p: Tensor | None = None) -> None:
         """This network is told no conditions."""
 
+    def current(self, tokens: Tensor, t: Tensor) -> Tensor:
+        """Tokens (B, h, w) in [0, K] and steps t (B,) in 1..T_d -> the input current (B, C, h, w) of each time step."""
+        if self.settings.input == "raw":
+            return torch.stack([tokens, t[:, None, None].expand_as(tokens)], dim=1).float()
+        return (self.token_embedding(tokens) + self.step_embedding(t)[:, None, None]).movedim(-1, 1)
+
     def forward(self, tokens: Tensor, t: Tensor, where: Tensor | None = None) -> Tensor:
         """Tokens (B, h, w) in [0, K] and steps t (B,) in 1..T_d -> logits (B, K, h, w).
 
         With ``where`` (B, h, w) bool, in evaluation mode, the logits of these N positions alone, (N, K), row by row:
         every block is then computed only where they depend on it.
         """
-        if self.settings.input == "raw":
-            current = torch.stack([tokens, t[:, None, None].expand_as(tokens)], dim=1).float()
-        else:
-            current = (self.token_embedding(tokens) + self.step_embedding(t)[:, None, None]).movedim(-1, 1)
+        current = self.current(tokens, t)
         field = [where]  # what each block, the last one first, is asked for
         for _ in self.rest:
             field.append(None if field[-1] is None else reached(field[-1], 3))
