@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from spiking_diffusion.api import load
     from spiking_diffusion.config import load_params
     from spiking_diffusion.diffusion import SDID, AbsorbingDiffusion, sample_tokens
+    from spiking_diffusion.families import Model
     from spiking_diffusion.fsvae import FSVAE
     from spiking_diffusion.vqsvae import VQSVAE
 
@@ -28,8 +29,8 @@ os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 __version__ = "0.1.0"
-__all__ = ["FSVAE", "SDID", "VQSVAE", "AbsorbingDiffusion", "load", "load_params", "sample_tokens"]
-_HOMES = {"load": "api", "load_params": "config", "FSVAE": "fsvae", "VQSVAE": "vqsvae"}
+__all__ = ["FSVAE", "SDID", "VQSVAE", "AbsorbingDiffusion", "Model", "load", "load_params", "sample_tokens"]
+_HOMES = {"load": "api", "load_params": "config", "Model": "families", "FSVAE": "fsvae", "VQSVAE": "vqsvae"}
 
 
 def __getattr__(name: str) -> Any:

@@ -9,8 +9,8 @@ from spiking_diffusion.artifacts import read_json
 from spiking_diffusion.config import load_params
 from spiking_diffusion.devices import pick_device
 from spiking_diffusion.errors import UserError
+from spiking_diffusion.families import CONFIG, load_pretrained
 from spiking_diffusion.graph.jobs import Job
-from spiking_diffusion.pretrained import CONFIG, load_pretrained
 
 
 def load(run: str | Path, device: str = "auto") -> families.Model:

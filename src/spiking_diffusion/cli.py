@@ -356,11 +356,10 @@ def _model(args: argparse.Namespace, params: Params) -> Model:
     """The model that ``--run`` or ``--pretrained`` names."""
     from spiking_diffusion import families
     from spiking_diffusion.devices import pick_device
-    from spiking_diffusion.pretrained import load_pretrained
 
     device = pick_device(args.device or params.device)
     if args.pretrained:
-        return load_pretrained(paths.pretrained_path(args.pretrained), device)
+        return families.load_pretrained(paths.pretrained_path(args.pretrained), device)
     return families.load(params.resolve(args.run), device)
 
 

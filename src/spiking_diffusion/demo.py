@@ -26,9 +26,9 @@ from spiking_diffusion import paths
 from spiking_diffusion.api import load
 from spiking_diffusion.data.images import to_uint8
 from spiking_diffusion.errors import UserError, refused
+from spiking_diffusion.families import CONFIG
 from spiking_diffusion.families.options import checked_how
 from spiking_diffusion.families.spiking_diffusion import SpikingDiffusion
-from spiking_diffusion.pretrained import CONFIG
 from spiking_diffusion.randomness import generator, make_deterministic
 
 log = logging.getLogger(__name__)

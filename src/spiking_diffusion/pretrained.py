@@ -7,16 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from pydantic import ValidationError
 
 from spiking_diffusion import artifacts, families, paths
 from spiking_diffusion.config import Params, RunSettings
-from spiking_diffusion.errors import UserError, sentence, unknown
+from spiking_diffusion.families import CONFIG, front_matter
 from spiking_diffusion.metrics.rows import read_row
 from spiking_diffusion.weights import halved
 
-CONFIG = "config.json"
-"""The complete setting of the run, which builds the model without ``params.yaml``."""
 HOW = ("sampler", "steps", "temperature", "guidance", "network_calls")
 NUMBERS = (
     *("classifier_fid", "classifier_fid_deviation", "classifier_train_test_fid", "classifier_perfect_prior_fid"),
@@ -24,22 +21,6 @@ NUMBERS = (
     *("legible", "test_legible", "class_balance", "class_accuracy", "mse", "ssim", "bits_per_token"),
 )
 """What a model card tells of the metrics: how images were drawn, and main numbers."""
-
-
-def load_pretrained(folder: Path, device: torch.device) -> families.Model:
-    """The model in a folder of pretrained weights.
-
-    Raises UserError if files are missing or damaged.
-    """
-    path = folder / CONFIG
-    if not path.is_file():
-        have = {other.parent.name: other for other in folder.parent.glob(f"*/{CONFIG}")}
-        raise UserError(f"{path} is missing: {unknown('set of weights', folder.name, have)}")
-    try:
-        settings = RunSettings.model_validate_json(path.read_bytes())
-    except ValidationError as error:
-        raise UserError(f"{path} is damaged ({sentence(error, '')}): get the folder again") from error
-    return families.load(settings, device, folder)
 
 
 def export(params: Params, name: str, folder: Path, half: bool = False) -> Path:
@@ -50,10 +31,7 @@ def export(params: Params, name: str, folder: Path, half: bool = False) -> Path:
     Raises UserError if the run has not been evaluated.
     """
     run, row = params.resolve(name), read_row(name)
-    how = families.load(run, torch.device("cpu")).how()
-    tuned: dict[str, Any] = {key: how[key] for key in ("sampler", "temperature", "guidance") if key in how}
-    recipe = run.recipe.model_copy(update={"sample": run.recipe.sample.model_copy(update=tuned)})
-    settings = run.model_copy(update={"recipe": recipe})
+    settings = families.load(run, torch.device("cpu")).settled()
     hashes: dict[str, str] = {}
     for network in run.family.networks:
         weights = paths.model_path(name, network)
@@ -87,6 +65,7 @@ def card(run: RunSettings, row: dict[str, Any], hashes: dict[str, str], costs: d
     if "on a GPU" in costs.values():
         command = f"python -m spiking_diffusion.benchmark.gpu {run.name}"
     lines = [
+        front_matter(run, numbers),
         f"# {run.name}",
         "",
         f"{run.family.title} for {run.dataset.title}, recipe `{run.recipe_name}`, seed {run.recipe.seed}.",

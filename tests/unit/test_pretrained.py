@@ -11,13 +11,14 @@ from sklearn.datasets import load_digits
 from sklearn.neighbors import KNeighborsClassifier
 from torch.nn import functional as F
 
-from spiking_diffusion import artifacts, families, load, paths
+from spiking_diffusion import Model, artifacts, families, load, paths
 from spiking_diffusion.cli import main
 from spiking_diffusion.config import RunSettings
 from spiking_diffusion.errors import UserError
+from spiking_diffusion.families import load_pretrained
 from spiking_diffusion.graph.jobs import Job
 from spiking_diffusion.metrics.rows import write_row
-from spiking_diffusion.pretrained import export, load_pretrained
+from spiking_diffusion.pretrained import NUMBERS, export
 from spiking_diffusion.stages import make
 
 CPU = torch.device("cpu")
@@ -90,9 +91,10 @@ def test_the_command_line_draws_and_exports(exported, untrained, capsys):
     assert main(["sample", "--device", "cpu", "--run", "digits", "-n", "4", "--out", "run.png"]) == 0
     assert Path("grid.png").read_bytes() == Path("run.png").read_bytes()
     assert main(["export", "--run", "digits", "--folder", "again"]) == 0
-    assert {path.name: path.read_bytes() for path in Path("again").iterdir()} == {
-        path.name: path.read_bytes() for path in exported.iterdir()
-    }
+    assert contents("again") == contents(exported)
+    assert main(["export", "--run", "digits", "--nir", "one"]) == 0
+    assert main(["export", "--pretrained", "digits", "--nir", "two"]) == 0
+    assert contents("one") == contents("two") and set(contents("one")) == {"encoder.nir", "sdid.nir"}
     capsys.readouterr()
     for arguments, words in (
         ([*draw, "digist", "--out", "x.png"], "pretrained/digist/config.json is missing: did you mean 'digits'?"),
@@ -103,6 +105,10 @@ def test_the_command_line_draws_and_exports(exported, untrained, capsys):
         assert words in capsys.readouterr().err
 
 
+def contents(folder):
+    return {path.name: path.read_bytes() for path in Path(folder).iterdir()}
+
+
 def test_a_name_means_the_trained_run_first(exported, untrained):
     Path("params.yaml").write_text(yaml.safe_dump(untrained.model_dump()), encoding="utf-8")
     for network in ("vqsvae", "sdid"):
@@ -111,6 +117,46 @@ def test_a_name_means_the_trained_run_first(exported, untrained):
     assert load("digits").config == untrained.resolve("digits")
     paths.models_path("digits").rename("elsewhere")
     assert load("digits").config.recipe.sample.temperature != "tuned"
+
+
+@pytest.mark.parametrize("name", ["digits", "digits-fsvae"])
+def test_what_is_saved_is_loaded(name, untrained, tmp_path, monkeypatch):
+    """By the names of Hugging Face's ModelHubMixin. The tuned temperature goes along."""
+    make(Job(untrained, "tune", "digits"), "cpu")
+    model = families.load(untrained.resolve(name), CPU)
+    expected = model.sample(5, seed=3)
+    model.save_pretrained(tmp_path / "saved")
+    networks = {f"{network}.safetensors" for network in model.config.family.networks}
+    assert {path.name for path in (tmp_path / "saved").iterdir()} == {"config.json", "README.md", *networks}
+    assert metadata(tmp_path / "saved")["tags"][0] == "spiking-neural-network"
+    monkeypatch.chdir("/")
+    again = Model.from_pretrained(tmp_path / "saved", device="cpu")
+    assert type(again) is type(model) and torch.equal(again.sample(5, seed=3), expected)
+    with pytest.raises(UserError, match=r"config\.json is missing: did you mean 'saved'"):
+        Model.from_pretrained(str(tmp_path / "save"))
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(UserError, match="something of that name is in the way"):
+        again.save_pretrained(tmp_path / "file")
+
+
+def metadata(folder):
+    """The YAML at the beginning of a model card."""
+    empty, block, _ = (folder / "README.md").read_text().split("---\n", 2)
+    assert not empty
+    return yaml.safe_load(block)
+
+
+@pytest.mark.parametrize("folder", FOLDERS, ids=lambda folder: folder.name)
+def test_metadata_of_a_card_are_those_of_its_files(folder):
+    run = RunSettings.model_validate(artifacts.read_json(folder / "config.json"))
+    row, found = artifacts.read_json(folder / "metrics.json"), metadata(folder)
+    assert found["license"] == "mit" and found["datasets"] == [families.HUB[run.dataset_name]]
+    (index,) = found["model-index"]
+    (result,) = index["results"]
+    told = {metric["type"]: metric["value"] for metric in result["metrics"]}
+    assert index["name"] == folder.name and found["metrics"] == list(told) == [key for key in NUMBERS if key in told]
+    assert told["classifier_fid"] == pytest.approx(row["classifier_fid"], rel=1e-3)
+    assert all(told[key] == pytest.approx(row[key], rel=1e-3) for key in told if key in row)
 
 
 def test_a_damaged_folder(exported):

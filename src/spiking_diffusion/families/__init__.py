@@ -14,15 +14,24 @@ from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 import torch
+import yaml
+from pydantic import ValidationError
 from torch import Tensor, nn
 
+from spiking_diffusion import artifacts, paths
 from spiking_diffusion.config import Params, RunSettings
 from spiking_diffusion.data.images import to_uint8
-from spiking_diffusion.errors import UserError
+from spiking_diffusion.devices import pick_device
+from spiking_diffusion.errors import UserError, sentence, unknown
 from spiking_diffusion.progress import watch
 from spiking_diffusion.randomness import generator
+from spiking_diffusion.weights import save_weights
 
 Notes = dict[str, Any]
+CONFIG = "config.json"
+"""The complete setting of the run, which builds the model without ``params.yaml``."""
+HUB = {"mnist": "ylecun/mnist", "fmnist": "zalando-datasets/fashion_mnist", "cifar10": "uoft-cs/cifar10"}
+"""Datasets as Hugging Face names them."""
 
 
 class Batch(NamedTuple):
@@ -102,6 +111,36 @@ class Model(ABC):
     def count(self, counter: Counter, images: Tensor, n: int, params: Params) -> Notes:
         """Encode ``images`` and draw ``n`` images while ``counter`` counts. Returns how they were drawn."""
 
+    def settled(self) -> RunSettings:
+        """The setting with what was tuned in it."""
+        how = self.how()
+        tuned: dict[str, Any] = {key: how[key] for key in ("sampler", "temperature", "guidance") if key in how}
+        recipe = self.config.recipe
+        recipe = recipe.model_copy(update={"sample": recipe.sample.model_copy(update=tuned)})
+        return self.config.model_copy(update={"recipe": recipe})
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Write weights, ``config.json`` and a short ``README.md`` with Hugging Face's metadata into ``folder``.
+
+        ``from_pretrained`` and ``load`` read it. Raises UserError where the folder cannot be written.
+        """
+        run, made_from = self.settled(), ""
+        for network in run.family.networks:
+            path = paths.weights_path(Path(folder), network)
+            save_weights(path, getattr(self, network), made_from)
+            made_from = made_from or artifacts.sha256(path)  # SDID says which VQ-SVAE its tokens are of
+        artifacts.write_json(Path(folder, CONFIG), run.model_dump())
+        title = f"{run.family.title} for {run.dataset.title}, recipe `{run.recipe_name}`, seed {run.recipe.seed}."
+        artifacts.write_text(Path(folder, "README.md"), f"{front_matter(run, {})}\n# {run.name}\n\n{title}\n")
+
+    @staticmethod
+    def from_pretrained(folder: str | Path, device: str = "auto") -> Model:
+        """The model, of whatever family, in a folder of ``save_pretrained`` or ``spiking-diffusion export``.
+
+        Raises UserError if files are missing or damaged.
+        """
+        return load_pretrained(Path(folder), pick_device(device))
+
     @torch.no_grad()
     def sample(self, n: int = 64, *, seed: int | None = None, **how: Any) -> Tensor:
         """Draw ``n`` images: float (n, C, H, W) in [0, 1] on the CPU.
@@ -162,3 +201,39 @@ def load(run: RunSettings, device: torch.device, folder: Path | None = None) -> 
     """
     model: Model = import_module(f"spiking_diffusion.{run.family.module}").MODEL(run, device, folder)
     return model
+
+
+def load_pretrained(folder: Path, device: torch.device) -> Model:
+    """The model in a folder of pretrained weights.
+
+    Raises UserError if files are missing or damaged.
+    """
+    path = folder / CONFIG
+    if not path.is_file():
+        have = {other.parent.name: other for other in folder.parent.glob(f"*/{CONFIG}")}
+        raise UserError(f"{path} is missing: {unknown('set of weights', folder.name, have)}")
+    try:
+        settings = RunSettings.model_validate_json(path.read_bytes())
+    except ValidationError as error:
+        raise UserError(f"{path} is damaged ({sentence(error, '')}): get the folder again") from error
+    return load(settings, device, folder)
+
+
+def front_matter(run: RunSettings, numbers: dict[str, float]) -> str:
+    """The metadata of a model card, in YAML between two lines of dashes, as Hugging Face reads them."""
+    task = "unconditional-image-generation"
+    meta: dict[str, Any] = {
+        "license": "mit",
+        "library_name": "spiking-diffusion",
+        "pipeline_tag": task,
+        "tags": ["spiking-neural-network", run.model, *run.family.networks],
+    }
+    if run.dataset_name in HUB:
+        meta["datasets"] = [HUB[run.dataset_name]]
+    if numbers:
+        meta["metrics"] = list(numbers)
+        dataset = {"type": HUB.get(run.dataset_name, run.dataset_name), "name": run.dataset.title, "split": "test"}
+        values = [{"type": key, "value": float(f"{value:.4g}")} for key, value in numbers.items()]
+        result = {"task": {"type": task}, "dataset": dataset, "metrics": values}
+        meta["model-index"] = [{"name": run.name, "results": [result]}]
+    return f"---\n{yaml.safe_dump(meta, sort_keys=False)}---\n"
