@@ -37,6 +37,15 @@ chosen = np.linspace(0, len(states) - 1, 6).round().astype(int)
 show(torch.cat([model.decode(states[i]) for i in chosen]), "tokens as they are revealed, from top to bottom")
 
 # %% [markdown]
+# ## Draw in few steps
+#
+# Samplers differ in which tokens they reveal first, and how many at once.
+
+# %%
+for sampler in ("ancestral", "cosine", "confidence", "margin", "remask"):
+    show(model.sample(16, seed=1, sampler=sampler, steps=6), f"{sampler}, 6 steps")
+
+# %% [markdown]
 # ## Complete halves of images
 #
 # Tokens whose receptive field has a masked pixel in it are redrawn. The others are kept.
