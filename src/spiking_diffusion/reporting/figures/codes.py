@@ -9,32 +9,36 @@ from matplotlib.figure import Figure
 from spiking_diffusion import artifacts, paths
 from spiking_diffusion.pictures import grid
 from spiking_diffusion.reporting.figures.images import show
-from spiking_diffusion.reporting.groups import Group, with_codes
+from spiking_diffusion.reporting.groups import Group, legend, with_codes
+from spiking_diffusion.reporting.style import COLOURS, TWO_COLUMNS, plain_log, size
 
 
 def codebook(groups: list[Group]) -> Figure:
     """For each group the share of every code in the training tokens, and the codes as images in the same order."""
     shown = with_codes(groups)
     if len(shown) == 1:
-        figure, axes = plt.subplots(2, 1, figsize=(7.2, 5.0), height_ratios=[1, 2.6], layout="constrained")
+        figure, axes = plt.subplots(2, 1, figsize=(TWO_COLUMNS, 4.8), height_ratios=[1, 2.6], layout="constrained")
     else:
-        figure, axes = plt.subplots(len(shown), 2, figsize=(9.0, 2.6 * len(shown)), layout="constrained")
+        figure, axes = plt.subplots(len(shown), 2, figsize=size(TWO_COLUMNS, len(shown), 2.0), layout="constrained")
     for (bars, pictures), group in zip(axes.reshape(-1, 2), shown, strict=True):
         path = paths.tokens_path(group.first.name)
-        tokens, size = artifacts.read_array(path, "train"), int(artifacts.read_array(path, "size"))
-        counts = np.bincount(tokens.ravel(), minlength=size)
+        tokens, codes = artifacts.read_array(path, "train"), int(artifacts.read_array(path, "size"))
+        counts = np.bincount(tokens.ravel(), minlength=codes)
         order = np.argsort(-counts, kind="stable")
         share = counts[order] / counts.sum()
         used = share[share > 0]
         spread = float(np.exp(-(used * np.log(used)).sum()))
-        bars.bar(np.arange(size) + 1, share, width=1.0, linewidth=0)
-        bars.axhline(1 / size, color="#444444", linewidth=0.8, linestyle=":", label="even use")
-        bars.set(xlim=(0.5, size + 0.5), yscale="log", xlabel="code, by frequency", ylabel="share of tokens")
-        bars.legend()
-        bars.set_title(f"{group.first.name}: {len(used)} of {size} codes used, perplexity {spread:.1f}")
+        bars.bar(np.arange(codes) + 1, share, width=1.0, linewidth=0, color=COLOURS[group.first.model])
+        bars.axhline(1 / codes, color=COLOURS["reference"], linewidth=1, linestyle=":", label="all codes alike")
+        bars.set(xlim=(0.5, codes + 0.5), yscale="log", ylabel="share of tokens")
+        plain_log(bars.yaxis)
+        name = legend(group, shown)
+        bars.set_title(f"{name}: {len(used)} of {codes} codes used, perplexity {spread:.1f}", loc="left")
         traces = artifacts.read_npz(paths.traces_path(group.first.name))
-        codes = traces["codes"].copy()
-        codes[traces["occurrences"] == 0] = 200  # as light as the gaps
-        show(pictures, grid(codes[order], min(16, size), gap=2))
-        pictures.set_xlabel("codes with their neighbours, decoded; in the same order, row by row")
+        decoded = traces["codes"].copy()
+        decoded[traces["occurrences"] == 0] = 200  # as light as the gaps
+        show(pictures, grid(decoded[order], min(16, codes), gap=2))
+    bars.set_xlabel("code, most frequent first")
+    pictures.set_xlabel("decoded codes, row by row")
+    axes.flat[0].legend(loc="upper right")
     return figure

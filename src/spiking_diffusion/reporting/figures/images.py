@@ -11,6 +11,7 @@ from spiking_diffusion import artifacts, paths
 from spiking_diffusion.config import FAMILIES
 from spiking_diffusion.pictures import grid
 from spiking_diffusion.reporting.groups import Group
+from spiking_diffusion.reporting.style import ONE_COLUMN, TWO_COLUMNS, size
 
 SIDE, PAIRS, COLUMNS = 7, 14, 4
 """Samples along each side of a panel, test images in a row of reconstructions, panels beside each other at most."""
@@ -31,19 +32,30 @@ def samples(groups: list[Group]) -> Figure:
     rows: list[list[tuple[str, np.ndarray]]] = []
     titles: list[str] = []
     for name, here in by_dataset(groups).items():
-        panels = [(g.title, artifacts.read_array(paths.samples_path(g.first.name), "images")) for g in here]
+        panels = [
+            (g.title.replace(", ", "\n"), artifacts.read_array(paths.samples_path(g.first.name), "images"))
+            for g in here
+        ]
         test = artifacts.read_array(paths.data_path(name), "test_images")
         panels.append(("Test images", test[by_chance(len(test), SIDE**2)]))
         for start in range(0, len(panels), COLUMNS):
             rows.append(panels[start : start + COLUMNS])
             titles.append(here[0].first.dataset.title)
     columns = max(map(len, rows))
+    width = ONE_COLUMN if columns < 3 else TWO_COLUMNS
     figure, axes = plt.subplots(
-        len(rows), columns, figsize=(2.3 * columns, 2.45 * len(rows)), squeeze=False, layout="constrained"
+        len(rows),
+        columns,
+        figsize=size(width, len(rows), width / columns + 0.35),
+        squeeze=False,
+        layout="constrained",
     )
+    above: list[str] = []
     for line, row, title in zip(axes, rows, titles, strict=True):
+        labels = [label for label, _ in row]
         for axis, (label, images) in zip(line, row, strict=False):
-            show(axis, grid(images[: SIDE**2], SIDE), label)
+            show(axis, grid(images[: SIDE**2], SIDE), label if labels != above else "")
+        above = labels
         line[0].set_ylabel(title)
         for axis in line[len(row) :]:
             axis.set_axis_off()
@@ -59,12 +71,15 @@ def reconstructions(groups: list[Group]) -> Figure:
         rows.append(("Test images", images[picked], here[0].first.dataset.title))
         for group in here:
             images = artifacts.read_array(paths.reconstructions_path(group.first.name), "images")
-            rows.append((group.title, images[picked], ""))
-    figure, axes = plt.subplots(len(rows), 1, figsize=(7.2, 0.52 * len(rows)), squeeze=False, layout="constrained")
+            rows.append((group.title.replace(", ", "\n"), images[picked], ""))
+    figure, axes = plt.subplots(
+        len(rows), 1, figsize=size(TWO_COLUMNS, len(rows), 0.42), squeeze=False, layout="constrained"
+    )
     figure.get_layout_engine().set(h_pad=0.01, hspace=0)
     for axis, (label, images, title) in zip(axes[:, 0], rows, strict=True):
         show(axis, grid(images, PAIRS), title)
-        axis.set_ylabel(label, rotation=0, ha="right", va="center")
+        axis.set_yticks([images.shape[2] / 2], [label])
+        axis.tick_params(length=0)
     return figure
 
 

@@ -12,6 +12,7 @@ from spiking_diffusion.metrics.rows import read_row
 from spiking_diffusion.pictures import grid
 from spiking_diffusion.reporting.figures.images import by_dataset, show
 from spiking_diffusion.reporting.groups import Group
+from spiking_diffusion.reporting.style import COLOURS, TWO_COLUMNS, plain_log, size
 
 SHOWN = 10
 """Images in a row."""
@@ -28,13 +29,13 @@ def ladder(groups: list[Group]) -> Figure:
     figure, axes = plt.subplots(
         len(datasets),
         3,
-        figsize=(9.8, 0.42 * sum(heights) + 0.7 * len(heights)),
-        width_ratios=[4.2, 2.4, 1.4],
+        figsize=size(TWO_COLUMNS, 1, 0.34 * sum(heights) + 0.5 * len(heights)),
+        width_ratios=[3.4, 2.0, 1.0],
         height_ratios=heights,
         squeeze=False,
         layout="constrained",
     )
-    for line, (name, found) in zip(axes, rungs.items(), strict=True):
+    for number, (line, (name, found)) in enumerate(zip(axes, rungs.items(), strict=True)):
         pictures, fids, shares = line
         show(pictures, grid(np.concatenate([full_row(images) for *_, images in found]), SHOWN))
         pictures.set_aspect("auto")  # rows are as high as those of the other axes
@@ -44,18 +45,20 @@ def ladder(groups: list[Group]) -> Figure:
         pictures.set_title(datasets[name][0].first.dataset.title)
         for axis, at, title in ((fids, 1, "FID (classifier)"), (shares, 2, "legible")):
             values = np.array([row[at] for row in found], float)
-            ours = np.array([row[3] for row in found])
-            for mask, colour in ((~ours, "C6"), (ours, "C1")):
-                axis.plot(values[mask], np.flatnonzero(mask), "o", color=colour, markersize=5)
-            axis.set(title=title, ylim=(len(found) - 0.5, -0.5), yticks=range(len(found)))
+            colours = [COLOURS[row[3] or "reference"] for row in found]
+            axis.scatter(values, range(len(found)), 25, colours)
+            if number == 0:
+                axis.set_title(title)
+            axis.set(ylim=(len(found) - 0.5, -0.5), yticks=range(len(found)))
             axis.tick_params(labelleft=False, length=0)
         fids.set_xscale("log")
+        plain_log(fids.xaxis)
         shares.set_xlim(-0.05, 1.05)
     return figure
 
 
-def rungs_of(dataset: str, here: list[Group]) -> list[tuple[str, float, float, bool, np.ndarray]]:
-    """Name, FID, legible share, whether it is a model's, and images, of impostors and groups, the best first."""
+def rungs_of(dataset: str, here: list[Group]) -> list[tuple[str, float, float, str, np.ndarray]]:
+    """Name, FID, legible share, model or "", and images, of impostors and groups, the best first."""
     path = paths.ladder_path(dataset)
     try:
         scores = pd.read_csv(artifacts.require(path)).astype({"images": str, "fid": float, "legible": float})
@@ -64,7 +67,7 @@ def rungs_of(dataset: str, here: list[Group]) -> list[tuple[str, float, float, b
     except (KeyError, ValueError) as error:
         raise artifacts.damaged(path, error) from error
     columns = scores[["images", "fid", "legible"]].itertuples(index=False, name=None)
-    found = [(*row, False, artifacts.read_array(path.with_suffix(".npz"), row[0])[:SHOWN]) for row in columns]
+    found = [(*row, "", artifacts.read_array(path.with_suffix(".npz"), row[0])[:SHOWN]) for row in columns]
     for group in here:
         rows = [read_row(run.name) for run in group.runs]
         values = [
@@ -72,7 +75,7 @@ def rungs_of(dataset: str, here: list[Group]) -> list[tuple[str, float, float, b
             for key in ("classifier_fid", "legible")
         ]
         images = artifacts.read_array(paths.samples_path(group.first.name), "images")[:SHOWN]
-        found.append((group.title, float(values[0]), float(values[1]), True, images))
+        found.append((group.title, float(values[0]), float(values[1]), group.first.model, images))
     return sorted(found, key=lambda row: np.inf if np.isnan(row[1]) else row[1])
 
 

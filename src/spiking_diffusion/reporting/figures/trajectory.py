@@ -6,6 +6,7 @@ from pathlib import Path
 
 import matplotlib.pyplot as plt
 import numpy as np
+from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from PIL import Image
 
@@ -13,8 +14,9 @@ from spiking_diffusion import artifacts, paths
 from spiking_diffusion.pictures import grid
 from spiking_diffusion.reporting.figures.images import show
 from spiking_diffusion.reporting.groups import Group, legend, with_codes
+from spiking_diffusion.reporting.style import COLOURS, TWO_COLUMNS, size
 
-MASK = (230, 159, 0)
+MASK = tuple(round(255 * part) for part in to_rgb(COLOURS["marked"]))
 """The colour of a token that is still masked; no grey image has it."""
 COLUMNS, SIDE, FRAMES = 9, 4, 50
 
@@ -24,7 +26,11 @@ def trajectory(groups: list[Group]) -> Figure:
     shown = with_codes(groups)
     samples = 5 if len(shown) == 1 else 2
     figure, axes = plt.subplots(
-        len(shown), 1, figsize=(7.2, (0.8 * samples + 0.45) * len(shown)), squeeze=False, layout="constrained"
+        len(shown),
+        1,
+        figsize=size(TWO_COLUMNS, len(shown), 0.75 * samples + 0.45),
+        squeeze=False,
+        layout="constrained",
     )
     for axis, group in zip(axes[:, 0], shown, strict=True):
         states = read_states(group)  # (T_d+1, N, 3, H, W)
