@@ -1,9 +1,10 @@
-"""The metrics of a suite's runs side by side, with what others have published, as CSV, Markdown and LaTeX."""
+"""The metrics of a suite's runs side by side, with what others have published, as CSV and Markdown."""
 
 from __future__ import annotations
 
 import csv
 import io
+import re
 import statistics
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
@@ -138,29 +139,10 @@ def to_markdown(table: list[Cells], columns: list[str]) -> str:
     return text + "".join(f"\n{note}\n" for note in notes)
 
 
-def to_latex(table: list[Cells], columns: list[str]) -> str:
-    """A ``tabular`` without the floors, its notes below."""
-    header, body, notes = _for_people(table, columns, ("kid", "fid"))
-    lines = [r"\begin{tabular}{" + "l" * len(header) + "}", r"\hline", _latex_row(header), r"\hline"]
-    lines += [*map(_latex_row, body), r"\hline", r"\end{tabular}"]
-    lines += [rf"\par{{\footnotesize {_escaped(note)}}}" for note in notes]
-    return "".join(f"{line}\n" for line in lines)
-
-
-def _latex_row(cells: list[str]) -> str:
-    return " & ".join(map(_escaped, cells)) + r" \\"
-
-
-def _escaped(text: str) -> str:
-    return "".join(_LATEX.get(character, character) for character in text)
-
-
-_LATEX = {character: f"\\{character}" for character in "&%$#_{}"} | {
-    "\\": r"\textbackslash{}",
-    "~": r"\textasciitilde{}",
-    "^": r"\textasciicircum{}",
-    "±": r"$\pm$",
-}
+def notes_of(table: list[Cells], columns: list[str]) -> list[str]:
+    """Numbers of images, what ± is, what compares with nothing, and why protocols have no number."""
+    *_, notes = _for_people(table, columns, ("fid",))
+    return [re.sub(r"^\[\d+\] ", "", note) for note in notes]
 
 
 def _for_people(
