@@ -258,7 +258,7 @@ def test_png_has_the_samples_pixels_in_it(finished):
 @pytest.mark.parametrize(
     ("suite", "kind", "fragments"),
     [
-        ("two-alike", "samples", ["Spiking-Diffusion, k = learned", "Spiking-Diffusion, k = 0.0"]),
+        ("two-alike", "samples", ["Spiking-Diffusion<", "k = learned", "k = 0.0"]),
         ("two-alike", "codebook", ["k = learned: 20 of 32", "k = 0.0: 20 of 32"]),
         ("two-alike", "spikes", ["k = learned", "k = 0.0"]),
         ("two-alike", "ablation", ["MNIST, learned", "FID"]),
@@ -426,6 +426,26 @@ def test_figures_of_a_run_whose_guidance_was_tuned():
     assert axis.get_xlabel() == "guidance or temperature"  # the other row of the suite
     assert axis.lines[0].get_xydata().tolist() == [[0.0, 4.0], [0.5, 2.0]]
     assert steps(found).axes[0].lines[0].get_xydata().tolist() == [[8.0, 6.0], [49.0, 2.0]]
+
+
+@pytest.mark.usefixtures("project")
+def test_figures_of_a_run_whose_sampler_was_tuned():
+    """A line of steps for each sampler, and temperatures of the best one alone."""
+    fill(PARAMS, "seeds")
+    for run in ("digits", "seed-1", "seed-2"):
+        path = paths.tuning_path(run).with_suffix(".csv")
+        first = pd.read_csv(path).iloc[:3]
+        tables = [
+            first.assign(sampler=sampler, temperature=[0.8, 1.0, 1.0], fid=fids, chosen=[0, 1, 1])
+            for sampler, fids in (("ancestral", [9.0, 5.0, 8.0]), ("margin", [4.0, 3.0, 6.0]))
+        ]
+        pd.concat(tables).to_csv(path, index=False)
+    found = groups(PARAMS, "seeds")
+    assert temperature(found).axes[0].lines[0].get_xydata().tolist() == [[0.8, 4.0], [1.0, 3.0]]
+    axis = steps(found).axes[0]
+    ancestral, margin = [lines for lines in axis.containers if lines.get_label().endswith(("ancestral", "margin"))][:2]
+    assert ancestral.lines[0].get_xydata().tolist() == [[8.0, 8.0], [49.0, 5.0]]
+    assert margin.lines[0].get_xydata().tolist() == [[8.0, 6.0], [49.0, 3.0]]
 
 
 @pytest.mark.usefixtures("project")

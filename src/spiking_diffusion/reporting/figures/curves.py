@@ -111,7 +111,8 @@ def mean_and_deviation(values: np.ndarray) -> tuple[float, float]:
 def temperature(groups: list[Group]) -> Figure:
     """FID and KID on validation images against the temperature, at the run's number of steps.
 
-    Where one temperature was tried with several guidances, they are against the guidance.
+    Where one temperature was tried with several guidances, they are against the guidance. Of several samplers it is the
+    best one.
     """
     figure, axes = plt.subplots(1, 2, figsize=size(TWO_COLUMNS, 1, 2.4), layout="constrained")
     shown, keys = _tuned(groups), []
@@ -119,6 +120,8 @@ def temperature(groups: list[Group]) -> Figure:
     for group, colour in zip(shown, shades(COLOURS[shown[0].first.model], len(shown)), strict=True):
         tried = _read_tried(group)
         tried = tried[tried["steps"] == tried["steps"].iloc[0]]
+        fids = tried[tried["chosen"] > 0].groupby("sampler")["fid"].mean()
+        tried = tried[tried["sampler"] == fids.idxmin()]
         key, other = "temperature", "guidance"
         if tried[key].nunique() == 1 < tried[other].nunique():
             key, other = other, key
@@ -142,14 +145,18 @@ def temperature(groups: list[Group]) -> Figure:
 
 def steps(groups: list[Group]) -> Figure:
     """FID on validation images against the number of steps and against the network calls these take, at the chosen
-    temperature and guidance."""
+    temperature and guidance; a line for each sampler that was tried."""
     figure, axes = plt.subplots(1, 2, figsize=size(TWO_COLUMNS, 1, 2.4), sharey=True, layout="constrained")
     shown = _tuned(groups)
-    values: list[set[float]] = [set(), set()]
-    for group, colour in zip(shown, shades(COLOURS[shown[0].first.model], len(shown)), strict=True):
+    lines: dict[str, pd.DataFrame] = {}
+    for group in shown:
         tried = _read_tried(group)
-        spread = tried[tried["chosen"] > 0].groupby("steps")[["fid", "network_calls"]].agg(["mean", "std"]).fillna(0)
-        label = legend(group, shown)
+        several = tried["sampler"].nunique() > 1
+        for sampler, rows in tried[tried["chosen"] > 0].groupby("sampler", sort=False):
+            lines[f"{legend(group, shown)}, {sampler}" if several else legend(group, shown)] = rows
+    values: list[set[float]] = [set(), set()]
+    for (label, rows), colour in zip(lines.items(), shades(COLOURS[shown[0].first.model], len(lines)), strict=True):
+        spread = rows.groupby("steps")[["fid", "network_calls"]].agg(["mean", "std"]).fillna(0)
         for axis, x, ticks in zip(axes, (spread.index, spread["network_calls"]["mean"]), values, strict=True):
             _points(axis, x, spread["fid"]["mean"], spread["fid"]["std"], label=label, color=colour)
             ticks |= set(x)
@@ -157,7 +164,7 @@ def steps(groups: list[Group]) -> Figure:
         axis.set(xscale="log", xlabel=name)
         _ticks_apart(axis, ticks)
     axes[0].set_ylabel("FID, validation images")
-    _legend_below(figure, [legend(group, shown) for group in shown], _seeds(shown))
+    _legend_below(figure, list(lines), _seeds(shown))
     return figure
 
 
@@ -217,6 +224,7 @@ def _read_tried(group: Group) -> pd.DataFrame:
         try:
             table = pd.read_csv(artifacts.require(path))
             tried = table.assign(guidance=table.get("guidance", 0.0))[TRIED].astype(float)
+            tried = tried.assign(sampler=table["sampler"])
             if tried.empty:
                 raise ValueError("nothing was tried")
         except (KeyError, ValueError) as error:
