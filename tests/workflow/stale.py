@@ -18,8 +18,7 @@ from snakemake.settings.types import DAGSettings, OutputSettings, ResourceSettin
 def by_snakemake(target: str) -> list[str]:
     """Outputs of the jobs that Snakemake would run."""
     with SnakemakeApi(OutputSettings(quiet={Quietness.ALL})) as api:
-        snakefile = Path("workflow/Snakefile")
-        flow = api.workflow(ResourceSettings(), workflow_settings=WorkflowSettings(), snakefile=snakefile)
+        flow = api.workflow(ResourceSettings(), workflow_settings=WorkflowSettings(), snakefile=Path("Snakefile"))
         flow.dag(DAGSettings(targets={target}, max_checksum_file_size=2_000_000_000))
         flow._workflow._prepare_dag(forceall=False, ignore_incomplete=True, lock_warn_only=True)
         flow._workflow._build_dag()

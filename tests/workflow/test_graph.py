@@ -38,10 +38,11 @@ from snakemake.api import SnakemakeApi
 from snakemake.settings.types import DAGSettings, OutputSettings, ResourceSettings, WorkflowSettings
 
 with SnakemakeApi(OutputSettings(quiet=None)) as api:
-    flow = api.workflow(ResourceSettings(cores=8), snakefile=Path("workflow/Snakefile"))
+    flow = api.workflow(ResourceSettings(cores=8), snakefile=Path("Snakefile"))
     flow.dag(DAGSettings(targets=set(sys.argv[2:])))
     flow._workflow._prepare_dag(forceall=False, ignore_incomplete=True, lock_warn_only=True)
     flow._workflow._build_dag()
+    assert flow._workflow.default_target == "all"  # which an included file does not set by itself
     found = {
         str(file): {
             "rule": job.rule.name, "inputs": [str(i) for i in job.input], "threads": job.threads,
