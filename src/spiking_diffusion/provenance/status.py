@@ -6,16 +6,20 @@ import os
 import platform
 import re
 from collections import defaultdict
+from collections.abc import Iterable
+from functools import partial
 from pathlib import Path
 
 from spiking_diffusion import locks
 from spiking_diffusion.config import Params
 from spiking_diffusion.graph.jobs import Job, jobs
 from spiking_diffusion.graph.records import claim, key_of
+from spiking_diffusion.provenance import estimate
 
 
 def status(params: Params, suite: str) -> list[str]:
-    """Lines to print: a count, a line for each running job with the end of its log, and the waiting jobs.
+    """Lines for people: a count, a line for each running job with the last words of its log, what is to come and how
+    long that takes on a CPU.
 
     A job is done if its files exist and have the current settings and code. Files are not hashed. ``verify`` does that.
     """
@@ -31,15 +35,35 @@ def status(params: Params, suite: str) -> list[str]:
         for job in found[kind]:
             stages[job.stage].append(job.name)
         lines += [f"{kind:8} {stage}: {', '.join(names)}" for stage, names in stages.items()]
-    return lines
+    rest = [job for kind in ("running", "stale", "to come") for job in found[kind]]
+    return lines + estimate.told(params, [suite], rest, partial(of_suite, params))
+
+
+def suites_of(params: Params, targets: Iterable[str]) -> list[str]:
+    """The suites that Snakemake's targets name; without a target those of ``all``."""
+    asked = set(targets) or {"all"}
+    of_all = [suite for suite in params.suites if not {"quick", "small"}.intersection(suite.split("-"))]
+    return [suite for suite in params.suites if suite in asked or ("all" in asked and suite in of_all)]
+
+
+def warning(params: Params, targets: Iterable[str]) -> list[str]:
+    """What to know before a run that takes more than a day: how long it takes, and what to try first."""
+    suites = suites_of(params, targets)
+    needed = {(job.stage, job.name): job for suite in suites for job in of_suite(params, suite)}
+    rest = [job for job in needed.values() if estimate.seconds(job) and state(job) != "done"]
+    lines = estimate.told(params, suites, rest, partial(of_suite, params))
+    return lines if len(lines) > 1 else []
 
 
 def of_suite(params: Params, suite: str) -> list[Job]:
     """The jobs that a suite needs."""
     runs = {name: params.resolve(name) for name in params.suites[suite]}
     runs |= {run.tokenizer: params.resolve(run.tokenizer) for run in list(runs.values()) if run.tokenizer}
-    names = {suite, *runs, *(run.dataset_name for run in runs.values())}
-    return [job for job in jobs(params) if job.name in names]
+    names = {
+        "suites": {suite},
+        "datasets": {run.dataset_name for run in runs.values()},
+    }  # a run can have a dataset's name
+    return [job for job in jobs(params) if job.name in names.get(job.spec.over, runs)]
 
 
 def state(job: Job) -> str:
