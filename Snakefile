@@ -28,6 +28,11 @@ onstart:
         print(line, file=sys.stderr)
 
 
+onsuccess:
+    for line in status.summary(params, workflow.dag_settings.targets):
+        print(line)
+
+
 rule all:
     default_target: True
     input:

@@ -8,6 +8,7 @@ import yaml
 from spiking_diffusion import artifacts, paths
 from spiking_diffusion.config import check_params, load_params
 from spiking_diffusion.graph.jobs import Job
+from spiking_diffusion.metrics.rows import write_row
 from spiking_diffusion.provenance import estimate, status
 
 ROOT = Path(__file__).parents[2]
@@ -91,3 +92,15 @@ def test_all_is_what_the_rule_all_makes():
     assert 'not {"quick", "small"}.intersection(suite.split("-"))' in text
     found = status.suites_of(load_params(ROOT / "params.yaml"), [])
     assert "table1" in found and not [suite for suite in found if "quick" in suite or "small" in suite]
+
+
+def test_a_finished_run_says_its_numbers_and_paths(params):
+    write_row("digits", {"classifier_fid": 18.04, "legible": 0.24})
+    lines = status.summary(params, ["quick"])
+    assert lines == [
+        "quick: results/tables/quick.md and results/figures/quick-samples.png",
+        "  digits: FID (classifier) 18, legible 0.24",
+    ]
+    for run in params.suites["ablation-k-small"]:
+        write_row(run, {"classifier_fid": 1.0})
+    assert len(status.summary(params, ["ablation-k-small", "quick"])) == status.LINES

@@ -10,11 +10,16 @@ from collections.abc import Iterable
 from functools import partial
 from pathlib import Path
 
-from spiking_diffusion import locks
+from spiking_diffusion import artifacts, locks, paths
 from spiking_diffusion.config import Params
+from spiking_diffusion.errors import UserError
 from spiking_diffusion.graph.jobs import Job, jobs
 from spiking_diffusion.graph.records import claim, key_of
+from spiking_diffusion.graph.suites import figures_of
 from spiking_diffusion.provenance import estimate
+
+LINES = 10
+"""Lines that a finished run prints, at most."""
 
 
 def status(params: Params, suite: str) -> list[str]:
@@ -53,6 +58,26 @@ def warning(params: Params, targets: Iterable[str]) -> list[str]:
     rest = [job for job in needed.values() if estimate.seconds(job) and state(job) != "done"]
     lines = estimate.told(params, suites, rest, partial(of_suite, params))
     return lines if len(lines) > 1 else []
+
+
+def summary(params: Params, targets: Iterable[str]) -> list[str]:
+    """What a finished run says: table and samples of each suite, and the main numbers of its runs."""
+    lines = []
+    for suite in suites_of(params, targets):
+        files = [paths.table_path(suite).with_suffix(".md")]
+        files += [paths.figure_path(suite, "samples")] if "samples" in figures_of(params, suite) else []
+        lines.append(f"{suite}: {' and '.join(map(str, files))}")
+        for run in params.suites[suite]:
+            try:
+                numbers = artifacts.read_json(paths.metrics_path(run))
+            except UserError:
+                continue
+            found = {"FID (classifier)": numbers.get("classifier_fid"), "legible": numbers.get("legible")}
+            said = [f"{name} {value:.3g}" for name, value in found.items() if isinstance(value, (int, float))]
+            lines.append(f"  {run}: {', '.join(said)}")
+    if len(lines) > LINES:
+        lines = [*lines[: LINES - 1], f"  and {len(lines) - LINES + 1} more lines: spiking-diffusion list"]
+    return lines
 
 
 def of_suite(params: Params, suite: str) -> list[Job]:
