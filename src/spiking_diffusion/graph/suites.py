@@ -89,6 +89,11 @@ def shown(params: Params) -> set[str]:
     return {row.runs[0] for suite in params.suites for row in rows_of(params, suite)}
 
 
+def of_all(params: Params) -> list[str]:
+    """Suites that the target ``all`` makes: those without ``quick`` or ``small`` in their name."""
+    return [suite for suite in params.suites if not {"quick", "small"}.intersection(suite.split("-"))]
+
+
 def tuned(params: Params) -> list[str]:
     """The runs for which the stage ``tune`` chooses the temperature."""
     return [run for run in params.all_runs if params.resolve(run).tuned]

@@ -15,7 +15,7 @@ from spiking_diffusion.config import Params
 from spiking_diffusion.errors import UserError
 from spiking_diffusion.graph.jobs import Job, jobs
 from spiking_diffusion.graph.records import claim, key_of
-from spiking_diffusion.graph.suites import figures_of
+from spiking_diffusion.graph.suites import figures_of, of_all
 from spiking_diffusion.provenance import estimate
 
 LINES = 10
@@ -47,8 +47,7 @@ def status(params: Params, suite: str) -> list[str]:
 def suites_of(params: Params, targets: Iterable[str]) -> list[str]:
     """The suites that Snakemake's targets name; without a target those of ``all``."""
     asked = set(targets) or {"all"}
-    of_all = [suite for suite in params.suites if not {"quick", "small"}.intersection(suite.split("-"))]
-    return [suite for suite in params.suites if suite in asked or ("all" in asked and suite in of_all)]
+    return [suite for suite in params.suites if suite in asked or ("all" in asked and suite in of_all(params))]
 
 
 def warning(params: Params, targets: Iterable[str]) -> list[str]:
