@@ -34,7 +34,7 @@ API = {
     "Trained models": ["api.load", "families.Model", "families.spiking_diffusion.SpikingDiffusion"],
     "Settings": ["config.load_params", "config.Params"],
     "Networks": ["vqsvae.VQSVAE", "diffusion.SDID", "fsvae.FSVAE"],
-    "Diffusion": ["diffusion.AbsorbingDiffusion", "diffusion.sample_ancestral"],
+    "Diffusion": ["diffusion.AbsorbingDiffusion", "diffusion.sampler"],
     "Spiking layers": ["snn.neuron.LIF", "snn.layers.SpikingLayer", "snn.readout"],
     "Measures": ["metrics.energy.count", "metrics.distances", "metrics.reconstruction"],
     "Errors": ["errors.UserError"],
