@@ -17,7 +17,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
-from spiking_diffusion import __version__, environment, locks, paths
+from spiking_diffusion import __version__, artifacts, environment, locks, paths
 from spiking_diffusion.config import FAMILIES, Params, Sampler, load_params
 from spiking_diffusion.errors import UserError, refused, unknown
 from spiking_diffusion.graph.dvc import dvc_yaml
@@ -516,14 +516,20 @@ def _prune(params: Params, yes: bool) -> int:
 
 
 def _report(params: Params, suite: str) -> None:
-    """Let Snakemake write the pages of the report anew, and then its report on all that a suite has."""
+    """Let Snakemake write the pages of the report, and then its report on all that a suite has.
+
+    It opens on the suite's main numbers and samples.
+    """
     kinds, out = pages_of(params, suite), "results/report.html"
     pages, rules = [str(paths.page_path(suite, kind)) for kind in kinds], [f"{kind}_page" for kind in kinds]
     snakemake = [sys.executable, "-m", "snakemake", "--cores", "1"]
+    opening = paths.page_path(suite, "opening").with_suffix(".yaml")
+    artifacts.write_json(opening, {f"Runs of {suite}": len(params.suites[suite])})  # without any, it opens on the rules
+    look = ["--report-metadata", str(opening), "--report-stylesheet", "workflow/report/report.css"]
     locks.wait_for_snakemake()
     for command in (
         [*snakemake, "--quiet", "all", "--forcerun", *rules, "--allowed-rules", *rules, "--", *pages],
-        [*snakemake, "--report", out, "--", suite, *pages],
+        [*snakemake, "--report", out, *look, "--", suite, *pages],
     ):
         done = subprocess.run(command, capture_output=True, text=True)
         if done.returncode:

@@ -136,6 +136,20 @@ def test_the_table_page_has_processor_seconds_of_trainings_that_ran_here(params)
     assert f"{row}<td></td>" in make_page(params, "quick", "table").read_text()
 
 
+def test_the_report_opens_on_main_numbers_and_samples(params):
+    """Seen to open on the graph of rules."""
+    head = "dataset,model,run,seeds,mse,classifier_fid,classifier_fid_deviation,classifier_n_generated\n"
+    rows = "digits,fsvae,digits-fsvae,1,0.1,9.5,,500\ndigits,spiking-diffusion,digits,1,0.01,12.26,0.5,500\n"
+    artifacts.write_text(paths.table_path("quick"), head + rows)
+    artifacts.write_bytes(paths.figure_path("quick", "samples"), b"png")
+    make_page(params, "quick", "table")
+    opening = paths.page_path("quick", "opening").read_text()
+    assert "<th>Dataset</th><th>Model</th><th>MSE ↓</th><th>classifier FID ↓</th>" in opening
+    assert "<td>Digits</td><td>FSVAE</td><td>0.1</td><td><b>9.5</b></td>" in opening
+    assert "<td>Spiking-Diffusion</td><td><b>0.01</b></td><td>12.3 ± 0.5</td>" in opening
+    assert "data:image/png;base64,cG5n" in opening
+
+
 def test_the_table_page_says_which_peers_have_no_counterpart(params):
     artifacts.write_text(
         paths.table_path("beyond"),

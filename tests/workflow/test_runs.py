@@ -157,6 +157,9 @@ def test_report_in_a_browser(report: Path, finished: Any, tmp_path: Path) -> Non
         for part in ("Figures", "Tables", "Settings", "Provenance", "Workflow", "vector-quantised discrete diffusion"):
             assert part in first
         page.screenshot(tmp_path / "first.png")
+        assert "Spiking-Diffusion" in page.evaluate("document.querySelector('#app .opening table').innerText")
+        page.wait("document.querySelector('#app .opening img').naturalWidth > 500")
+        assert first.index("Tables") < first.index("2 Figures") < first.index("Settings") < first.index("Provenance")
 
         results = page.evaluate("Object.fromEntries(Object.entries(results).map(([k, v]) => [k, v.mime_type]))")
         pictures = {path for path, kind in results.items() if kind == "image/png"}

@@ -12,7 +12,7 @@ rule table:
         csv=report(
             "results/tables/{suite}.csv",
             caption="../report/table.rst",
-            category="Tables",
+            category="1 Tables",
             subcategory="{suite}",
             labels={"what": "numbers as CSV"},
         ),
@@ -41,7 +41,7 @@ rule energy_table:
         csv=report(
             "results/tables/{suite}-energy.csv",
             caption="../report/energy.rst",
-            category="Tables",
+            category="1 Tables",
             subcategory="{suite}",
             labels={"what": "energies as CSV"},
         ),
@@ -71,7 +71,7 @@ for kind in suites.FIGURES:
             png=report(
                 f"results/figures/{{suite}}-{kind}.png",
                 caption=f"../report/{kind}.rst",
-                category="Figures",
+                category="2 Figures",
                 subcategory="{suite}",
                 labels={"what": kind},
             ),

@@ -10,8 +10,8 @@ from typing import Any
 from spiking_diffusion import paths
 from spiking_diffusion.config import FAMILIES, Model, Params, RunSettings
 
-PAGES = {"table": "Tables", "animation": "Figures", "settings": "Settings", "provenance": "Provenance"}
-"""Pages made for the report alone, and their category in it."""
+PAGES = {"table": "1 Tables", "animation": "2 Figures", "settings": "3 Settings", "provenance": "4 Provenance"}
+"""Pages made for the report alone, and their category in it: Snakemake sorts categories by name."""
 
 
 @dataclass(frozen=True)

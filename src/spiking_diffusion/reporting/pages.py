@@ -24,7 +24,8 @@ from spiking_diffusion.graph.jobs import jobs
 from spiking_diffusion.graph.maker import MADE, made_by, time
 from spiking_diffusion.graph.suites import FIGURES, leaves
 from spiking_diffusion.paths import figure_path, page_path, table_path
-from spiking_diffusion.reporting.tables import without_counterpart
+from spiking_diffusion.reporting.latex import main_columns, main_rows, settings_in
+from spiking_diffusion.reporting.tables import FIRST, without_counterpart
 
 STYLE = """
 body { font: 14px/1.45 system-ui, sans-serif; color: #1c2733; margin: 2rem; }
@@ -37,7 +38,10 @@ tr.differs th, tr.differs td { background: #fff4d6; } p { max-width: 50rem; } im
 
 
 def make_page(params: Params, suite: str, kind: str, source: Path = Path("params.yaml")) -> Path:
-    """Write ``work/report/{suite}/{kind}.html``, one of ``graph.suites.PAGES``. The file ``source`` has ``params``."""
+    """Write ``work/report/{suite}/{kind}.html``, one of ``graph.suites.PAGES``; with the table, ``opening.html``.
+
+    The file ``source`` has ``params``.
+    """
     make: dict[str, Callable[[Params, str], tuple[str, str]]] = {
         "table": _table,
         "animation": _animation,
@@ -46,6 +50,8 @@ def make_page(params: Params, suite: str, kind: str, source: Path = Path("params
     }
     title, body = make[kind](params, suite)
     out = page_path(suite, kind)
+    if kind == "table":  # workflow/report/workflow.rst takes it in
+        artifacts.write_text(out.with_name("opening.html"), _opening(params, suite))
     artifacts.write_text(
         out,
         f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{escape(title)}</title><style>{STYLE}</style>'
@@ -63,6 +69,36 @@ def _html_table(head: Sequence[str], rows: Iterable[Sequence[str]], differs: boo
 
     heads = "".join(f"<th>{escape(cell)}</th>" for cell in head)
     return f"<table><thead><tr>{heads}</tr></thead><tbody>{''.join(map(line, rows))}</tbody></table>"
+
+
+def _opening(params: Params, suite: str) -> str:
+    """What the report opens on: the main numbers and the samples of a suite."""
+    read = pd.read_csv(artifacts.require(table_path(suite)), dtype=str, keep_default_na=False)
+    table = [{key: _value(key, text) for key, text in row.items() if text} for row in read.to_dict("records")]
+    shown = main_columns(table, settings_in(list(read.columns)))
+    titles = {name: dataset.title for name, dataset in params.datasets.items()}
+    arrows = {"lower": " ↓", "higher": " ↑", "": ""}
+    heads = [" ".join(filter(None, [each.protocol, each.title])) + arrows[each.better] for each in shown]
+    lines = [
+        [f"<b>{escape(text)}</b>" if best else escape(text) for text, best in row]
+        for row in main_rows(table, shown, titles)
+    ]
+    body = "".join(f"<tr>{''.join(f'<td>{cell}</td>' for cell in line)}</tr>" for line in lines)
+    samples = figure_path(suite, "samples")
+    data = base64.b64encode(samples.read_bytes()).decode() if samples.is_file() else ""
+    return (
+        f'<div class="opening"><h2>{escape(suite)}</h2>'
+        f"<table><tr>{''.join(f'<th>{escape(head)}</th>' for head in heads)}</tr>{body}</table>"
+        f'<img alt="Samples of {escape(suite)}" src="data:image/png;base64,{data}"></div>\n'
+    )
+
+
+def _value(key: str, text: str) -> str | float:
+    """What a cell of a CSV file holds."""
+    try:
+        return text if key in FIRST else float(text)
+    except ValueError:
+        return text
 
 
 # --- table and animation --------------------------------------------------------------------------------

@@ -99,7 +99,7 @@ def at_most(items: Sequence[Item], n: int) -> list[Item]:
     """``n`` of the items at even distances, the first and the last among them; all where there are no more."""
     if len(items) <= n:
         return list(items)
-    return [items[round(place)] for place in np.linspace(0, len(items) - 1, n)]
+    return [items[int(place + 0.5)] for place in np.linspace(0, len(items) - 1, n)]
 
 
 class RoundNumbers(Locator):
@@ -117,10 +117,10 @@ class RoundNumbers(Locator):
         for values in (finer, decades):
             within = [value for value in values if vmin <= value <= vmax]
             if len(within) < 2:
-                return MaxNLocator(self.MOST).tick_values(vmin, vmax)
+                return MaxNLocator(self.MOST, steps=[1, 2, 5, 10]).tick_values(vmin, vmax)
             if len(within) <= self.MOST:
                 return within
-        return at_most(within, self.MOST)
+        return within[:: math.ceil(len(within) / self.MOST)]
 
 
 def plain_log(axis: Axis) -> None:

@@ -74,7 +74,7 @@ def _by_epoch(axis: Axes) -> None:
     axis.set_xlim(left=0)
     for line in axis.lines:
         if np.size(line.get_xdata()) == 1:
-            line.set_marker("o")
+            line.set(marker="o", markerfacecolor="white" if line.get_linestyle() != "-" else line.get_color())
 
 
 def _rows(groups: list[Group]) -> list[tuple[str, list[Group]]]:
