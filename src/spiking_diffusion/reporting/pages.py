@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from html import escape
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
@@ -74,7 +75,9 @@ def _html_table(head: Sequence[str], rows: Iterable[Sequence[str]], differs: boo
 def _opening(params: Params, suite: str) -> str:
     """What the report opens on: the main numbers and the samples of a suite."""
     read = pd.read_csv(artifacts.require(table_path(suite)), dtype=str, keep_default_na=False)
-    table = [{key: _value(key, text) for key, text in row.items() if text} for row in read.to_dict("records")]
+    table: list[dict[str, Any]] = [
+        {str(key): _value(str(key), text) for key, text in row.items() if text} for row in read.to_dict("records")
+    ]
     shown = main_columns(table, settings_in(list(read.columns)))
     titles = {name: dataset.title for name, dataset in params.datasets.items()}
     arrows = {"lower": " ↓", "higher": " ↑", "": ""}
