@@ -142,7 +142,7 @@ def to_markdown(table: list[Cells], columns: list[str]) -> str:
 def notes_of(table: list[Cells], columns: list[str]) -> list[str]:
     """Numbers of images, what ± is, what compares with nothing, and why protocols have no number."""
     *_, notes = _for_people(table, columns, ("fid",))
-    return [re.sub(r"^\[\d+\] ", "", note) for note in notes]
+    return [re.sub(r"^\[\d+\] ", "", note) for note in notes if not note.startswith("Empty cells")]
 
 
 def _for_people(
