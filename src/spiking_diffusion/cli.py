@@ -524,7 +524,6 @@ def _report(params: Params, suite: str) -> None:
     pages, rules = [str(paths.page_path(suite, kind)) for kind in kinds], [f"{kind}_page" for kind in kinds]
     snakemake = [sys.executable, "-m", "snakemake", "--cores", "1"]
     opening = paths.page_path(suite, "opening").with_suffix(".yaml")
-    artifacts.write_json(opening, {f"Runs of {suite}": len(params.suites[suite])})  # without any, it opens on the rules
     look = ["--report-metadata", str(opening), "--report-stylesheet", "workflow/report/report.css"]
     locks.wait_for_snakemake()
     for command in (
@@ -535,6 +534,8 @@ def _report(params: Params, suite: str) -> None:
         if done.returncode:
             tail = " ".join(done.stderr.split()[-40:])
             raise UserError(f"snakemake could not write the report ({tail}): run `snakemake --cores all {suite}` first")
+        # without any metadata, the report opens on the rules
+        artifacts.write_json(opening, {f"Runs of {suite}": len(params.suites[suite])})
     print(out)
 
 
