@@ -15,8 +15,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from spiking_diffusion.cli import build_parser
 from spiking_diffusion.config import Params
+from spiking_diffusion.parser import build_parser
 
 ROOT = Path(__file__).parents[1]
 CARDS = sorted(ROOT.glob("pretrained/*/README.md"))

@@ -25,6 +25,7 @@ from torch import Tensor
 from spiking_diffusion import paths
 from spiking_diffusion.api import load
 from spiking_diffusion.data.images import to_uint8
+from spiking_diffusion.diffusion.sampler import SAMPLERS
 from spiking_diffusion.errors import UserError, refused
 from spiking_diffusion.families import CONFIG
 from spiking_diffusion.families.options import checked_how
@@ -57,6 +58,7 @@ class Demo:
             "shape": model.config.dataset.shape,
             "conditions": model.sdid.conditions,
             "by": model.config.recipe.condition.by,
+            "samplers": list(SAMPLERS),
             "steps": model.diffusion.steps,
             "how": model.how(),
         }
@@ -129,6 +131,9 @@ class Handler(BaseHTTPRequestHandler):
     def do_POST(self) -> None:
         length = self.headers.get("Content-Length", "")
         if not length.isdigit() or int(length) > LONGEST:
+            left = int(length) if length.isdigit() else 0
+            while left > 0:  # a browser shows an answer only after it could send all of its request
+                left -= len(self.rfile.read(min(left, LONGEST))) or left
             self._json(400, {"error": f"a request has at most {LONGEST} bytes"})
             return
         try:

@@ -27,6 +27,11 @@ def settle() -> None:
         os.environ.pop(name, None)
 
 
+def cores() -> int:
+    """Processor cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def make_absolute() -> None:
     """Make relative paths in our own variables absolute, before the working directory changes. URLs stay."""
     for name in ("SPIKING_DIFFUSION_MIRROR", "SPIKING_DIFFUSION_INCEPTION"):

@@ -10,17 +10,16 @@ import torch
 
 from spiking_diffusion import artifacts, families, paths
 from spiking_diffusion.config import Params, RunSettings
-from spiking_diffusion.families import CONFIG, front_matter
+from spiking_diffusion.families import CONFIG, DRAWN, front_matter
 from spiking_diffusion.metrics.rows import read_row
 from spiking_diffusion.weights import halved
 
-HOW = ("sampler", "steps", "temperature", "guidance", "network_calls")
 NUMBERS = (
     *("classifier_fid", "classifier_fid_deviation", "classifier_train_test_fid", "classifier_perfect_prior_fid"),
     *("classifier_precision", "classifier_recall", "classifier_n_generated"),
     *("legible", "test_legible", "class_balance", "class_accuracy", "mse", "ssim", "bits_per_token"),
 )
-"""What a model card tells of the metrics: how images were drawn, and main numbers."""
+"""The metrics in a model card, next to how images were drawn."""
 
 
 def export(params: Params, name: str, folder: Path, half: bool = False) -> Path:
@@ -77,7 +76,7 @@ def card(run: RunSettings, row: dict[str, Any], hashes: dict[str, str], costs: d
         f"- **Data**: {run.dataset.title}, licence {run.dataset.licence}. {run.dataset.citation}.",
         f"- **Made by**: `{command}`, {row['images_seen']:,} images seen.",
         *[f"- **Processor time**, all threads together: {made}."] * bool(made),
-        f"- **Drawn with**: {json.dumps({key: row[key] for key in HOW if key in row})}.",
+        f"- **Drawn with**: {json.dumps({key: row[key] for key in (*DRAWN, 'network_calls') if key in row})}.",
         "- **Limits**: images are small, and of this dataset alone. Do not take them for new data of its source.",
         "",
         "| number ([docs/evaluation.md](../../docs/evaluation.md)) | value |",

@@ -204,3 +204,9 @@ def untrained(tmp_path, monkeypatch, lively, tiny_params):
     save_weights(paths.model_path("digits-fsvae", "fsvae"), fsvae)
     yield params
     torch.use_deterministic_algorithms(deterministic)
+
+
+@pytest.fixture
+def joint():
+    """A law over 2x2 grids of 3 codes in which tokens depend on each other."""
+    return np.random.default_rng(0).dirichlet(np.full(81, 2.0)).reshape(3, 3, 3, 3)

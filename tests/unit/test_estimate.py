@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from spiking_diffusion import artifacts, paths
+from spiking_diffusion import artifacts, environment, paths
 from spiking_diffusion.config import check_params, load_params
 from spiking_diffusion.graph.jobs import Job
 from spiking_diffusion.metrics.rows import write_row
@@ -22,7 +22,7 @@ RAW["suites"] |= {
 @pytest.fixture
 def params(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(estimate, "cores", lambda: 2)
+    monkeypatch.setattr(environment, "cores", lambda: 2)
     return check_params(RAW)
 
 

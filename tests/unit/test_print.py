@@ -1,13 +1,13 @@
 """Figures as a paper prints them: as wide as its columns, with text that can be read and one meaning per colour."""
 
-import importlib.util
+import importlib
 import itertools
-from pathlib import Path
 
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
+from filled import PARAMS, fill
 from matplotlib.colors import to_hex, to_rgb
 from matplotlib.text import Text
 
@@ -31,10 +31,6 @@ from spiking_diffusion.reporting.style import (
 )
 from spiking_diffusion.stages import make
 
-_spec = importlib.util.spec_from_file_location("filled", Path(__file__).with_name("test_reporting.py"))
-filled = importlib.util.module_from_spec(_spec)
-_spec.loader.exec_module(filled)
-PARAMS, fill = filled.PARAMS, filled.fill
 SUITES = ["quick", "table1", "ablation-k-quick", "methods", "baselines-only"]
 
 

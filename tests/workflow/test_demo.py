@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import importlib.util
 import io
 import json
 import shutil
@@ -20,6 +19,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from browser import Browser
 from PIL import Image
 
 from spiking_diffusion import load
@@ -29,10 +29,6 @@ from spiking_diffusion.errors import UserError
 
 ROOT = Path(__file__).parents[2]
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-_spec = importlib.util.spec_from_file_location("browser", Path(__file__).with_name("browser.py"))
-assert _spec is not None and _spec.loader is not None
-browser = importlib.util.module_from_spec(_spec)
-_spec.loader.exec_module(browser)
 HOW = {"condition": 7, "guidance": 1.0, "sampler": "margin", "steps": 4, "temperature": 1.0, "seed": 3}
 
 
@@ -149,7 +145,7 @@ def test_page_in_a_browser(address: str, tmp_path: Path) -> None:
     """It draws by itself, shows a picture's way, and completes one whose lower half is masked; nothing leaves."""
     if CHROMIUM is None:
         pytest.skip("no Chromium here to open the page in")
-    with browser.Browser(CHROMIUM, tmp_path / "profile", patience=60) as page:
+    with Browser(CHROMIUM, tmp_path / "profile", patience=60) as page:
         start = time.monotonic()
         page.open(address)
         page.wait("document.querySelectorAll('#drawn img').length === 32 && !busy")

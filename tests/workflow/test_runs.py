@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import shutil
 import sys
@@ -13,16 +12,13 @@ from typing import Any
 import pandas as pd
 import pytest
 import yaml
+from browser import Browser
 
 from spiking_diffusion.config import load_params
 from spiking_diffusion.environment import DROPPED
 from spiking_diffusion.graph.jobs import jobs
 from spiking_diffusion.graph.suites import figures_of
 
-_spec = importlib.util.spec_from_file_location("browser", Path(__file__).with_name("browser.py"))
-assert _spec and _spec.loader
-browser = importlib.util.module_from_spec(_spec)
-_spec.loader.exec_module(browser)
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 PARAMS = load_params(Path(__file__).parents[2] / "params.yaml")
 
@@ -150,7 +146,7 @@ def test_report_in_a_browser(report: Path, finished: Any, tmp_path: Path) -> Non
     assert "quick-samples.png" in text_of_all and "quick.csv" in text_of_all
     if CHROMIUM is None:
         pytest.skip("no Chromium here to open the report in")
-    with browser.Browser(CHROMIUM, tmp_path / "profile") as page:
+    with Browser(CHROMIUM, tmp_path / "profile") as page:
         page.open(report.as_uri())
         page.wait("document.querySelector('#app').textContent.includes('Provenance')")
         first = page.evaluate("document.querySelector('#app').textContent")

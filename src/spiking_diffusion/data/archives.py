@@ -30,7 +30,7 @@ class Member:
     def read(self, limit: int) -> bytes:
         """The whole content. Raises ValueError if it is larger than ``limit`` bytes, without unpacking the rest."""
         if self.size > limit:
-            raise ValueError(f"{self.name} unpacks to {self.size} bytes, at most {limit} belong there")
+            raise ValueError(f"{self.name} unpacks to {self.size} bytes, the limit is {limit}")
         with self.open() as file:
             return read_at_most(file, limit, self.name)
 
@@ -45,7 +45,7 @@ def read_at_most(file: Readable, limit: int, name: str) -> bytes:
     """The rest of a file. Raises ValueError if it has more than ``limit`` bytes, and reads no more than these."""
     raw = file.read(limit + 1)
     if len(raw) > limit:
-        raise ValueError(f"{name} unpacks to more than the {limit} bytes that belong there")
+        raise ValueError(f"{name} unpacks to more than the {limit} bytes expected")
     return raw
 
 

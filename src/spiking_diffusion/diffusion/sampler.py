@@ -103,7 +103,7 @@ def ancestral(network: Network, tokens: Tensor, steps: int) -> Tensor:
     """
     masked = network.masked(tokens)
     first = network.step_of(masked.sum((1, 2), keepdim=True), tokens).clamp(min=1)
-    if masked.all():
+    if masked.all():  # the same law as below, and the same draws as before there were known tokens
         most = network.diffusion.steps
         reveal_at = torch.randint(1, most + 1, tokens.shape, generator=network.noise, device=tokens.device)
     else:

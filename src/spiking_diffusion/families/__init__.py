@@ -28,6 +28,8 @@ from spiking_diffusion.randomness import generator
 from spiking_diffusion.weights import save_weights
 
 Notes = dict[str, Any]
+DRAWN = ("sampler", "steps", "temperature", "guidance")
+"""Notes on how a model of tokens draws, as far as it has them."""
 CONFIG = "config.json"
 """The complete setting of the run, which builds the model without ``params.yaml``."""
 HUB = {"mnist": "ylecun/mnist", "fmnist": "zalando-datasets/fashion_mnist", "cifar10": "uoft-cs/cifar10"}

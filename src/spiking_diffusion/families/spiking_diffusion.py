@@ -15,7 +15,7 @@ from spiking_diffusion.diffusion import sample_tokens
 from spiking_diffusion.diffusion.absorbing import bits_per_token, log_likelihoods
 from spiking_diffusion.diffusion.loading import load_sdid
 from spiking_diffusion.errors import UserError
-from spiking_diffusion.families import Batch, Counter, Model, Notes
+from spiking_diffusion.families import DRAWN, Batch, Counter, Model, Notes
 from spiking_diffusion.families.inputs import load_samples, tokens_of
 from spiking_diffusion.randomness import generator
 from spiking_diffusion.vqsvae.codebook import perplexity
@@ -184,7 +184,7 @@ MODEL = SpikingDiffusion
 
 def drawn_how(samples: dict[str, np.ndarray]) -> dict[str, Any]:
     """How a run's samples were drawn, to draw more in the same way."""
-    return {key: samples[key].item() for key in ("sampler", "steps", "temperature", "guidance") if key in samples}
+    return {key: samples[key].item() for key in DRAWN if key in samples}
 
 
 def chosen(key: str, run: RunSettings, root: Path = Path()) -> Any:

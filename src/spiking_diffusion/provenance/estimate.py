@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Callable, Iterable, Sequence
 from itertools import pairwise
 from typing import Any
 
-from spiking_diffusion import artifacts, paths
+from spiking_diffusion import artifacts, environment, paths
 from spiking_diffusion.config import FAMILIES, Params
 from spiking_diffusion.config.datasets import Dataset
 from spiking_diffusion.errors import UserError
@@ -57,12 +56,12 @@ def seconds(job: Job) -> float:
         settings = getattr(recipe, stage)
         return _step(stage, settings, run.dataset) * training_images(run.dataset) * settings.train.epochs
     if stage in ("sample", "tune"):
-        call = CALL * _step("sdid", recipe.sdid, run.dataset)
-        whole = _calls(recipe.sample.steps, run.dataset)
+        call, tokens = CALL * _step("sdid", recipe.sdid, run.dataset), math.prod(run.token_shape)
+        whole = _calls(recipe.sample.steps, tokens)
         if stage == "sample":
             return call * recipe.sample.n * whole * (1 if recipe.sample.guidance == 0 else 2)
         tried = len(recipe.tune.temperatures) * len(recipe.tune.guidances) * whole
-        fewer = sum(_calls(steps, run.dataset) for steps in recipe.tune.steps)
+        fewer = sum(_calls(steps, tokens) for steps in recipe.tune.steps)
         return (call * (tried + fewer) + MEASURED / 3) * recipe.tune.n
     return MEASURED * recipe.sample.n if stage in ("evaluate", "fsvae_evaluate") else 0.0
 
@@ -80,9 +79,8 @@ def _width(channels: Iterable[int]) -> int:
     return sum(a * b for a, b in pairwise(sizes)) or sizes[0] ** 2
 
 
-def _calls(steps: int | str, dataset: Dataset) -> float:
-    """Calls of SDID for an image: the steps that reveal any of its tokens, of 4x4 pixels each (docs/speed.md)."""
-    tokens = math.prod(dataset.shape[1:]) // 16
+def _calls(steps: int | str, tokens: int) -> float:
+    """Calls of SDID for an image: the steps that reveal any of its tokens (docs/speed.md)."""
     taken = tokens if steps == "all" else int(steps)
     return taken * (1 - (1 - 1 / taken) ** tokens)
 
@@ -106,11 +104,6 @@ def hours(params: Params, these: Iterable[Job]) -> float:
     return sum(map(seconds, these)) * speed(params) / 3600
 
 
-def cores() -> int:
-    """Processor cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
 def told(params: Params, suites: Sequence[str], to_come: Iterable[Job], needs: Callable[[str], list[Job]]) -> list[str]:
     """How long the jobs ``to_come`` of suites take; if that is more than ``LONG`` hours, the smaller suite to try.
 
@@ -119,7 +112,7 @@ def told(params: Params, suites: Sequence[str], to_come: Iterable[Job], needs: C
     work = 0.0 if wants_gpu(params) else hours(params, to_come)
     if not work:
         return []
-    here = cores()
+    here = environment.cores()
     line = f"estimate: {_hours(work)} of processor time, {_hours(work / here)} on this machine's {here} cores"
     if work / here < LONG:
         return [line]

@@ -15,7 +15,7 @@ from spiking_diffusion.config import RunSettings
 from spiking_diffusion.data.images import load_images, to_uint8, to_unit
 from spiking_diffusion.devices import batches
 from spiking_diffusion.errors import UserError
-from spiking_diffusion.families import Model, load
+from spiking_diffusion.families import DRAWN, Model, load
 from spiking_diffusion.families.inputs import load_samples
 from spiking_diffusion.graph.jobs import Job
 from spiking_diffusion.metrics.classifier import is_random
@@ -66,11 +66,7 @@ def run(job: Job, device: torch.device) -> dict[str, Any]:
         **measured,
         **reading(sets, data.labels["train"], classifier, settings.batch_size, device, classes),
         **copying(images, test, data.images["train"], classifier, settings.batch_size, run.recipe.seed, device),
-        **{
-            key: samples[key].item()
-            for key in ("network_calls", "sampler", "steps", "temperature", "guidance")
-            if key in samples
-        },
+        **{key: samples[key].item() for key in ("network_calls", *DRAWN) if key in samples},
         **own,
     }
     bad = [key for key, value in row.items() if isinstance(value, float) and not abs(value) < float("inf")]

@@ -203,7 +203,7 @@ def _legend_below(figure: Figure, names: list[str], seeds: int, others: Mapping[
     alone = names[0] if len(names) == 1 else ""
     entries.pop(alone, None)
     for label, line in entries.items():
-        if isinstance(line, Line2D) and line.get_linestyle() == "--":  # lies in a band
+        if isinstance(line, Line2D) and line.get_linestyle() == "--":  # the line of a word, in its band
             entries[label] = (Patch(color=line.get_color(), alpha=BAND, linewidth=0), line)
     if entries:
         figure.legend(entries.values(), entries.keys(), loc="outside lower center", ncols=3)
